@@ -1,0 +1,49 @@
+"""Layers and networks without normalization, and the normalized baselines they are compared with.
+
+>>> from fedwon.models import build_model
+>>> model = build_model("digit_cnn", normalization="none", width=0.25)
+"""
+
+# Imported for its effect too: a network is known to the registry once its module is loaded.
+from fedwon.models.blocks import (
+    NORMALIZATIONS,
+    RELU_GAMMA,
+    ConvBlock,
+    LinearBlock,
+    Normalization,
+    ScaledReLU,
+    Style,
+    UnknownNormalizationError,
+    make_style,
+)
+from fedwon.models.clipping import AdaptiveGradientClipping, final_layer, unitwise_norm
+from fedwon.models.digit_cnn import DigitCNN
+from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
+from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
+from fedwon.models.ws_conv import WSConv2d
+
+__all__ = [
+    "NORMALIZATIONS",
+    "RELU_GAMMA",
+    "AdaptiveGradientClipping",
+    "ConvBlock",
+    "DigitCNN",
+    "LinearBlock",
+    "ModelConfig",
+    "Normalization",
+    "ScaledReLU",
+    "StatisticUse",
+    "Style",
+    "UnknownModelError",
+    "UnknownNormalizationError",
+    "WSConv2d",
+    "available_models",
+    "build_model",
+    "final_layer",
+    "functional_statistics",
+    "is_normalization_free",
+    "make_style",
+    "normalization_layers",
+    "register",
+    "unitwise_norm",
+]

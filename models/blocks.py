@@ -1,0 +1,225 @@
+"""Building blocks: convolution, normalization and activation as callables, so that all variants share one code.
+
+A :class:`Style` says which convolution, normalization and activation a network is made of; the networks themselves
+never ask which variant they are.
+
+References:
+    Brock et al. 2021 (arXiv 2101.08692), section 4: the constant that keeps the variance through a ReLU.
+    Wu and He, "Group normalization", ECCV 2018 (arXiv 1803.08494): 32 groups as the default.
+    Li et al., "FedBN", ICLR 2021 (arXiv 2102.07623): the batch-normalized baselines, biases kept in front of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from fedwon.models.ws_conv import WSConv2d
+
+RELU_GAMMA = math.sqrt(2 / (1 - 1 / math.pi))
+"""1.71286: 1 / the standard deviation of relu(z), z ~ Normal(0, 1). DeepMind and timm use 1.71396, an empirical value
+0.06 % larger."""
+
+_MOST_GROUPS = 32
+_CHANNELS_PER_GROUP = 2
+
+
+class UnknownNormalizationError(ValueError):
+    """The name is none of the normalizations; the message lists them."""
+
+
+class ScaledReLU(nn.Module):
+    """``relu(x) * gamma``: passes a standard normal input on with variance 1.
+
+    The constant belongs to the nonlinearity and not to the convolution (DeepMind's form): folded into the weights it
+    would also scale the first convolution, whose input is no ReLU's output.
+
+    Args:
+        gamma: The factor (dimensionless); :data:`RELU_GAMMA` is the theoretical one.
+    """
+
+    def __init__(self, gamma: float = RELU_GAMMA) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as ``x``, any shape."""
+        return F.relu(x) * self.gamma
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows between the brackets."""
+        return f"gamma={self.gamma:.5f}"
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """One way to keep a network's signal in range, as data.
+
+    Attributes:
+        conv: Makes a convolution; takes :class:`torch.nn.Conv2d`'s arguments.
+        norm_maps: Makes what follows a convolution, for ``(N, C, H, W)``, from C.
+        norm_vectors: Makes what follows a hidden Linear layer, for ``(N, C)``, from C.
+    """
+
+    conv: Callable[..., nn.Conv2d]
+    norm_maps: Callable[[int], nn.Module]
+    norm_vectors: Callable[[int], nn.Module]
+
+
+def group_count(channels: int) -> int:
+    """Groups of a group normalization: the largest of 32, 16, 8, 4, 2 that leaves equal groups of two or more, else 1.
+
+    Two or more, because a hidden Linear's output has one value per channel: groups of one would normalize it to 0.
+
+    Args:
+        channels: Channels to be divided, > 0.
+
+    Raises:
+        ValueError: ``channels`` is not positive.
+    """
+    if channels <= 0:
+        raise ValueError(f"channels must be positive, got {channels}")
+    groups = _MOST_GROUPS
+    while groups > 1 and (channels % groups or channels // groups < _CHANNELS_PER_GROUP):
+        groups //= 2
+    return groups
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalization of ``(N, C)`` or ``(N, C, H, W)`` with :func:`group_count` groups."""
+    return nn.GroupNorm(group_count(channels), channels)
+
+
+def layer_norm(channels: int) -> nn.GroupNorm:
+    """Layer normalization of ``(N, C)`` or ``(N, C, H, W)``: one group, i.e. over all of an example at once.
+
+    Unlike :class:`torch.nn.LayerNorm` over ``(C, H, W)`` its affine parameters are per channel, so that the number
+    of parameters does not depend on the image size; on ``(N, C)`` the two are the same.
+    """
+    return nn.GroupNorm(1, channels)
+
+
+def no_norm(channels: int) -> nn.Identity:  # noqa: ARG001 - the others need it
+    """Nothing at all."""
+    return nn.Identity()
+
+
+NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
+    {
+        # The Linear layers stay plain: the paper standardizes convolutions only.
+        "none": Normalization(conv=WSConv2d, norm_maps=no_norm, norm_vectors=no_norm),
+        "batch": Normalization(conv=nn.Conv2d, norm_maps=nn.BatchNorm2d, norm_vectors=nn.BatchNorm1d),
+        "group": Normalization(conv=nn.Conv2d, norm_maps=group_norm, norm_vectors=group_norm),
+        "layer": Normalization(conv=nn.Conv2d, norm_maps=layer_norm, norm_vectors=layer_norm),
+    }
+)
+"""The variants by name; ``none`` is FedWon's."""
+
+
+def find_normalization(name: str) -> Normalization:
+    """The normalization of that name.
+
+    Raises:
+        UnknownNormalizationError: there is none; the message lists the names.
+    """
+    try:
+        return NORMALIZATIONS[name]
+    except KeyError:
+        names = ", ".join(NORMALIZATIONS)
+        raise UnknownNormalizationError(f"unknown normalization {name!r}; choose one of: {names}") from None
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the blocks of one network are made of.
+
+    Attributes:
+        normalization: Convolution and normalization.
+        activation: Makes the nonlinearity of a block.
+    """
+
+    normalization: Normalization
+    activation: Callable[[], nn.Module]
+
+
+def make_style(normalization: str = "none", *, relu_constant: bool = False) -> Style:
+    """The style of a variant.
+
+    Args:
+        normalization: A key of :data:`NORMALIZATIONS`.
+        relu_constant: Use :class:`ScaledReLU` in place of :class:`torch.nn.ReLU`, everywhere. Off is the reading
+            faithful to FedWon's listing, which has the gain only; on is DeepMind's form. In front of a normalization
+            layer the constant cancels.
+
+    Raises:
+        UnknownNormalizationError: there is no such normalization.
+    """
+    return Style(find_normalization(normalization), ScaledReLU if relu_constant else nn.ReLU)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, normalization, activation: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``.
+
+    Args:
+        style: What it is made of.
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: Side of the square filter, in pixels.
+        stride: Step of the filter, in pixels.
+        padding: Pixels on each side.
+        groups: As :class:`torch.nn.Conv2d`.
+        activate: ``False``: end with the normalization, e.g. before a residual sum.
+    """
+
+    def __init__(
+        self,
+        style: Style,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        activate: bool = True,
+    ) -> None:
+        super().__init__()
+        normalization = style.normalization
+        self.conv = normalization.conv(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups
+        )
+        self.norm = normalization.norm_maps(out_channels)
+        self.activation = style.activation() if activate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
+        out: Tensor = self.activation(self.norm(self.conv(x)))
+        return out
+
+
+class LinearBlock(nn.Module):
+    """Fully connected layer, normalization, activation: ``(N, in_features)`` to ``(N, out_features)``.
+
+    Args:
+        style: What it is made of. The layer itself is a plain :class:`torch.nn.Linear` in every style.
+        in_features: Inputs per example.
+        out_features: Outputs per example.
+    """
+
+    def __init__(self, style: Style, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.norm = style.normalization.norm_vectors(out_features)
+        self.activation = style.activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``.
+
+        Raises:
+            ValueError: batch normalization while training on a batch of one example, which has no statistics.
+        """
+        out: Tensor = self.activation(self.norm(self.linear(x)))
+        return out
