@@ -1,0 +1,59 @@
+# Every target makes its own environment in .venv first. Only Python 3.11+, git and make are needed.
+PYTHON ?= python3
+# Edge boxes and laptops: `make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu` keeps CUDA out (200 MB, not 5 GB).
+TORCH_INDEX ?=
+# The versions this tree was tested with; `make CONSTRAINTS= ...` takes the newest that fit.
+CONSTRAINTS ?= constraints.txt
+DATA ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# A folder's time changes when a module comes or goes, which the strict editable install must hear of.
+PACKAGES := models common common/wire client server server/migrations/versions
+
+.PHONY: demo test test-fast lint format docs wire clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedwon needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) $(PACKAGES) | $(BIN)/python
+	@echo "installing into $(VENV) (torch is large: some minutes the first time)"
+	$(PIP) --editable '.[digits]' --config-settings editable_mode=strict
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) $(PACKAGES) | $(BIN)/python
+	@echo "installing into $(VENV) (torch is large: some minutes the first time)"
+	$(PIP) --editable '.[dev]' --config-settings editable_mode=strict
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## A federation of one server and four sites on this machine; DATA=<folder of domains> for your own images
+	$(BIN)/fedwon-server demo $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.dev  ## All tests but the long accuracy ones
+	$(BIN)/pytest -m "not accuracy"
+
+lint: $(VENV)/.dev  ## ruff, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## Write docs/configuration.md anew from the configuration's classes
+	$(BIN)/python docs/generate.py
+
+wire: $(VENV)/.dev  ## Write the protobuf stubs anew
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m fedwon.common.wire.generate
+
+clean:  ## Remove the environment and everything made
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

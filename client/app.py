@@ -1,0 +1,215 @@
+"""The site's side of a round: a plain Flower `ClientApp`.
+
+It runs unchanged under fedwon's own link, in a simulation and in Flower's SuperNode.
+
+A message carries the global model (`ArrayRecord` under `arrays`) and the task (`ConfigRecord` under `config`, a flat
+`TaskConfig`). `train` first evaluates the model that came in on the site's validation images and then trains it, so
+that one reply tells how good the last round's model is and brings the update for the next: half the traffic of a
+train message followed by an evaluate message. Metrics always have the same keys, which Flower's strategies ask for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import nn
+
+from fedwon.client.opening import Notes, SiteData, open_site
+from fedwon.client.site import Site
+from fedwon.client.training import Evaluation, evaluate, train
+from fedwon.common.arrays import load_into, record_of
+from fedwon.common.errors import TaskFailed
+from fedwon.common.run_config import TaskConfig
+from fedwon.models import build_model
+
+ARRAYS, CONFIG, METRICS, NOTES = "arrays", "config", "metrics", "notes"
+"""Names of the records in a message."""
+
+CORRUPT_NAMED = 20
+"""At most so many unreadable images are named in a reply; all of them are counted."""
+
+_FLOWERS_OWN = frozenset({"server-round"})  # Flower's strategies put it into every configuration
+_NOTHING = Evaluation(0.0, 0, 0, (), ())
+
+app = ClientApp()
+
+
+@app.train()
+def train_message(message: Message, context: Context) -> Message:
+    """Evaluate the global model on the validation images, then train it.
+
+    Returns:
+        A reply with `arrays` (all parameters and buffers), `metrics` (num-examples, train-loss, train-seconds, steps,
+        clipped-fraction, validation-loss, validation-correct, validation-examples, corrupt-images) and `notes`.
+
+    Raises:
+        FedwonError: the task, the site's configuration or its data cannot be used, or training failed.
+        Cancelled: the task was given up meanwhile.
+    """
+    site, task, data, model = _prepare(message, context)
+    before = evaluate(model, data.validation)
+    outcome = train(
+        model,
+        data.train,
+        task.training,
+        batch_size=site.config.batch_size or task.training.batch_size,
+        minimum_batch=task.minimum_batch,
+        seed=derive_seed(task.seed, site.name, task.round),
+    )
+    metrics: dict[str, int | float] = {
+        "num-examples": outcome.examples,
+        "train-loss": outcome.loss,
+        "train-seconds": outcome.seconds,
+        "steps": outcome.steps,
+        "clipped-fraction": outcome.clipped_fraction,
+        **_measures("validation", before),
+        "corrupt-images": len(data.notes.corrupt),
+    }
+    return _reply(message, metrics, data.notes, record_of(model))
+
+
+@app.evaluate()
+def evaluate_message(message: Message, context: Context) -> Message:
+    """Evaluate the global model on the validation and the test images.
+
+    Returns:
+        A reply with `metrics` (num-examples: all images evaluated; loss, correct and examples of `validation-` and
+        `test-`, zeros where the site has no such images; corrupt-images) and `notes`.
+
+    Raises:
+        FedwonError: the task, the site's configuration or its data cannot be used, or the model has diverged.
+        Cancelled: the task was given up meanwhile.
+    """
+    _, _, data, model = _prepare(message, context)
+    validation = evaluate(model, data.validation)
+    test = evaluate(model, data.test) if data.test is not None else _NOTHING
+    metrics: dict[str, int | float] = {
+        "num-examples": validation.examples + test.examples,
+        **_measures("validation", validation),
+        **_measures("test", test),
+        "corrupt-images": len(data.notes.corrupt),
+    }
+    return _reply(message, metrics, data.notes)
+
+
+def derive_seed(seed: int, site: str, server_round: int) -> int:
+    """A site's own seed for a round: alike on every machine, and unlike any other site's or round's.
+
+    Returns:
+        63 bits.
+    """
+    digest = hashlib.sha256(f"{seed}/{site}/{server_round}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _Work(NamedTuple):
+    site: Site
+    task: TaskConfig
+    data: SiteData
+    model: nn.Module
+
+
+def _prepare(message: Message, context: Context) -> _Work:
+    site = Site.of(context)
+    arrays, task = _read(message)
+    if site.config.threads is not None and site.config.threads != torch.get_num_threads():
+        torch.set_num_threads(site.config.threads)
+    data = _opened.get(site, task)
+    model = _build(task)
+    load_into(model, arrays)
+    return _Work(site, task, data, model)
+
+
+def _read(message: Message) -> tuple[ArrayRecord, TaskConfig]:
+    content = message.content
+    arrays, config = content.get(ARRAYS), content.get(CONFIG)
+    if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise TaskFailed(
+            f"The task has no `{ARRAYS}` or no `{CONFIG}` (it has: {', '.join(content) or 'nothing'}).",
+            hint="Is the server a fedwon-server of this version?",
+        )
+    return arrays, TaskConfig.from_flat({key: value for key, value in config.items() if key not in _FLOWERS_OWN})
+
+
+def _build(task: TaskConfig) -> nn.Module:
+    """Build the network; the weights it starts with are thrown away, so no one else's random state may pay for them."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build_model(
+                task.model.name,
+                normalization=task.normalization,
+                num_classes=len(task.classes),
+                width=task.model.width,
+                in_channels=task.images.channels,
+                image_size=task.images.size,
+                relu_constant=task.model.relu_constant,
+            )
+    except ValueError as error:
+        raise TaskFailed(
+            f"This site cannot build the network: {error}.", hint="Check `model` and `images.size` in the server's run."
+        ) from error
+
+
+class _Opened:
+    """Data kept between messages, so that a round does not decode what the last one decoded.
+
+    One entry a site, for its latest run: a new run looks at the folders anew, and a box never holds two runs' images.
+    Several sites share a process in simulations only.
+    """
+
+    limit = 16
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Site, tuple[object, SiteData]] = OrderedDict()
+
+    def get(self, site: Site, task: TaskConfig) -> SiteData:
+        key = (task.run, task.seed, task.classes, task.images)
+        with self._lock:
+            known = self._entries.pop(site, None)
+        if known is None or known[0] != key:
+            del known  # before the new images come, the old ones may go
+            known = (key, open_site(site.config.data, task, site.base))
+        with self._lock:
+            self._entries[site] = known
+            while len(self._entries) > self.limit:
+                self._entries.popitem(last=False)
+        return known[1]
+
+    def forget(self, site: Site) -> None:
+        with self._lock:
+            self._entries.pop(site, None)
+
+
+_opened = _Opened()
+
+
+def _measures(prefix: str, evaluation: Evaluation) -> dict[str, int | float]:
+    return {
+        f"{prefix}-loss": evaluation.loss,
+        f"{prefix}-correct": evaluation.correct,
+        f"{prefix}-examples": evaluation.examples,
+    }
+
+
+def _reply(
+    message: Message, metrics: dict[str, int | float], notes: Notes, arrays: ArrayRecord | None = None
+) -> Message:
+    told = ConfigRecord(
+        {
+            "corrupt": [image.path for image in notes.corrupt[:CORRUPT_NAMED]],
+            "skipped-classes": list(notes.skipped),
+            "skipped-images": list(notes.skipped.values()),
+            "missing-classes": list(notes.missing),
+        }
+    )
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {METRICS: MetricRecord(dict(metrics)), NOTES: told}
+    if arrays is not None:
+        records[ARRAYS] = arrays
+    return Message(RecordDict(records), reply_to=message)

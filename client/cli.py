@@ -1,0 +1,163 @@
+"""`fedwon-client`: what is typed at a site."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
+from fedwon.common import logs
+from fedwon.common.config import load, parse
+from fedwon.common.console import run_command, show_table
+from fedwon.common.version import VERSION
+
+if TYPE_CHECKING:
+    from fedwon.client.link import Link
+
+app = typer.Typer(
+    name="fedwon-client",
+    help="One site of a federation: its images stay here, weights go to the server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+HOME = Path("fedwon-site")
+Folder = Annotated[Path, typer.Option("--dir", help="The site's folder, with client.yaml.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    log_format: Annotated[Literal["auto", "text", "json"], typer.Option(help="How log lines look.")] = "auto",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Least level.")] = "info",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Set up logging for every command."""
+    del version
+    logs.setup(log_format, log_level)
+
+
+@app.command()
+def join(
+    server: Annotated[str, typer.Argument(help="Where tokens are taken, host:port.")],
+    fingerprint: Annotated[str, typer.Option(help="Of the federation's authority, from the operator.")],
+    token: Annotated[str, typer.Option(help="Single use, from the operator.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            prompt="Where are this site's images (a folder of classes, or an .npz file)",
+            help="A folder <class>/*.jpg, an .npz file, or digits:NAME.",
+        ),
+    ],
+    test: Annotated[str | None, typer.Option(help="Images never trained on, in the same forms.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="This site's own batch size; 1 is fine.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads for training; all without it.", min=1)] = None,
+    folder: Folder = HOME,
+) -> None:
+    """Make this machine a site: key and certificate, and client.yaml. Paste the operator's line, add `--data`."""
+    from fedwon.client import enrolment
+    from fedwon.client.data import survey
+
+    where = parse(DataConfig, {"path": _absolute(data), "test": _absolute(test) if test else None}, "--data")
+    survey(where, Path.cwd())  # a wrong folder must not cost the token
+    own = SiteConfig(data=where, batch_size=batch_size, threads=threads)
+    joined = asyncio.run(enrolment.join(server, fingerprint, token, folder, own))
+    typer.echo(f"joined as site {joined.site}; settings are in {joined.config}. Next:")
+    typer.echo(f"  fedwon-client check --dir {folder}")
+    typer.echo(f"  fedwon-client start --dir {folder}")
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("digits:") else str(Path(path).expanduser().resolve())
+
+
+@app.command()
+def check(folder: Folder = HOME, as_json: AsJson = False) -> None:
+    """Look at images, certificate, disk and server before taking part."""
+    from fedwon.client.preflight import preflight
+
+    findings = preflight(load(ClientConfig, folder / "client.yaml"), folder)
+    if as_json:
+        typer.echo(json.dumps({"version": VERSION, "findings": [finding.as_dict() for finding in findings]}))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok    ' if finding.ok else 'FAILED'} {finding.name}: {finding.text}")
+            if finding.hint:
+                typer.echo(f"       {finding.hint}")
+    raise typer.Exit(next((finding.code for finding in findings if not finding.ok), 0))
+
+
+@app.command()
+def start(
+    folder: Folder = HOME,
+    until_finished: Annotated[bool, typer.Option(help="End when a run has finished.")] = False,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds to wait for another client with this identity to go away.", min=0),
+    ] = 60.0,
+) -> None:
+    """Connect to the server and take part in its runs, for ever."""
+    from fedwon.client.data import survey
+    from fedwon.client.link import Link
+
+    config = load(ClientConfig, folder / "client.yaml")
+    counts = survey(config.data, folder).as_dict()
+    link = Link(config, folder, counts, until_finished=until_finished, patience=patience)
+    logs.bind(site=link.site)
+    asyncio.run(_until_stopped(link))
+
+
+async def _until_stopped(link: Link) -> None:
+    loop, work = asyncio.get_running_loop(), asyncio.ensure_future(link.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        typer.echo("stopped", err=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file that a run wrote.")],
+    folder: Folder = HOME,
+    data: Annotated[str | None, typer.Option(help="Images in place of client.yaml's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on this site's images; no server is needed."""
+    from fedwon.client.evaluating import evaluate_file
+
+    where = DataConfig(path=_absolute(data)) if data else load(ClientConfig, folder / "client.yaml").data
+    result = evaluate_file(model, where, folder)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    show_table(
+        ("images", "accuracy", "correct", "loss"),
+        [
+            (part, f"{100 * row['accuracy']:.1f} %", f"{row['correct']}/{row['examples']}", f"{row['loss']:.3f}")
+            for part, row in result["parts"].items()
+        ],
+        title=str(model),
+    )
+
+
+def run() -> None:
+    """Entry point of the command."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,49 @@
+"""client.yaml: what one site decides for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from fedwon.common.config import Settings, flatten
+
+
+class DataConfig(Settings):
+    """Where a site's images are."""
+
+    path: str
+    """A folder `<class>/*.jpg|png|...` (or with `train/`, `val/`, `test/` above the classes), an `.npz` file with
+    `images` and `labels`, or `digits:NAME` for a line of the built-in set. Relative paths start at client.yaml."""
+    test: str | None = None
+    """Images that are never trained on, in one of the same forms; empty: `test/` in the folder, if it is there."""
+    cache_mb: int = Field(default=512, ge=0)
+    """Decoded and resized images are kept in memory up to so many megabytes."""
+
+
+class SiteConfig(Settings):
+    """How a site works, whatever brings it its tasks: fedwon's link, a simulation, or Flower's own SuperNode."""
+
+    data: DataConfig
+    """The site's images."""
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """This site's own batch size, for a box with little memory; empty: what the server says."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of PyTorch; empty: all cores. The same number gives the same bits."""
+
+    def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
+        """Return what Flower hands a ClientApp about its node: these settings, flat.
+
+        Args:
+            site: the site's name.
+            base: folder that relative paths start at.
+        """
+        own = SiteConfig.model_validate(self.model_dump(include=set(SiteConfig.model_fields)))
+        return {"site": site, "base": str(base), **flatten(own)}
+
+
+class ClientConfig(SiteConfig):
+    """client.yaml: a site of a fedwon server."""
+
+    server: str = Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    """Address of the server, `host:port`."""

@@ -1,0 +1,129 @@
+"""How a site joins: make a key, get the certificate, write client.yaml.
+
+The join command names the fingerprint of the federation's authority. The server's leaf certificate is taken unseen only
+to ask for that authority; nothing secret is sent before the authority's fingerprint has been found right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedwon.client.config import ClientConfig, SiteConfig
+from fedwon.common.config import dump, parse
+from fedwon.common.errors import FolderTaken, Unreachable
+from fedwon.common.files import write_atomic
+from fedwon.common.pki import Credentials, check_fingerprint, load_credentials, new_key, request, save_credentials
+from fedwon.common.version import VERSION
+from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire import fedwon_pb2_grpc as rpc
+from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, from_rpc
+
+TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What joining came to.
+
+    Attributes:
+        site: the name that the server gave this site.
+        config: the client.yaml that was written.
+    """
+
+    site: str
+    config: Path
+
+
+async def join(server: str, fingerprint: str, token: str, folder: Path, own: SiteConfig) -> Joined:
+    """Enrol this machine as a site.
+
+    Args:
+        server: `host:port` where tokens are taken.
+        fingerprint: SHA-256 of the authority's certificate, from the operator.
+        token: single use, from the operator.
+        folder: the site's folder; made if it is missing.
+        own: what the site decides for itself.
+
+    Raises:
+        FolderTaken: a site lives in that folder already.
+        Unreachable: no answer.
+        WrongFingerprint: it is another authority.
+        TokenUsed, TokenExpired: the token is no good.
+    """
+    path = folder / "client.yaml"
+    if path.exists():
+        raise FolderTaken(f"{path} is there already: this folder belongs to a site.")
+    authority = await _fetch_authority(server, fingerprint)
+    key = await asyncio.to_thread(new_key)
+    async with _trusting(server, authority) as channel:
+        reply = await _enroll(channel, server, token, request("site", key))
+    save_credentials(folder / "pki", "site", Credentials(authority, reply.certificate, key))
+    config = parse(ClientConfig, {**own.model_dump(), "server": reply.server}, "join")
+    write_atomic(path, dump(config).encode())
+    return Joined(reply.site, path)
+
+
+async def _fetch_authority(server: str, fingerprint: str) -> bytes:
+    host, _, port = server.rpartition(":")
+    try:
+        leaf = await asyncio.to_thread(ssl.get_server_certificate, (host.strip("[]"), int(port)), timeout=TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"No answer from {server}: {error}.") from None
+    async with _trusting(server, leaf.encode()) as channel:
+        try:
+            reply = await rpc.EnrolmentStub(channel).Authority(pb.AuthorityRequest(), timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, server) from None
+    check_fingerprint(reply.certificate, fingerprint)
+    return reply.certificate
+
+
+async def _enroll(channel: grpc.aio.Channel, server: str, token: str, certificate_request: bytes) -> pb.EnrollReply:
+    call = rpc.EnrolmentStub(channel).Enroll(
+        pb.EnrollRequest(token=token, certificate_request=certificate_request, version=VERSION), timeout=TIMEOUT
+    )
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, server) from None
+
+
+def _trusting(server: str, certificate: bytes) -> grpc.aio.Channel:
+    return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(certificate), options=CHANNEL_OPTIONS)
+
+
+def open_channel(server: str, folder: Path) -> grpc.aio.Channel:
+    """Open a channel to the federation's service with the site's certificate.
+
+    Args:
+        server: `host:port`.
+        folder: the site's folder.
+
+    Raises:
+        StorageError: a certificate or key is missing.
+        KeyExposed: others can read the key.
+    """
+    held = load_credentials(folder / "pki", "site")
+    credentials = grpc.ssl_channel_credentials(held.authority, held.key, held.certificate)
+    return grpc.aio.secure_channel(server, credentials, options=CHANNEL_OPTIONS)
+
+
+async def renew(channel: grpc.aio.Channel, server: str, folder: Path) -> None:
+    """Get a fresh certificate for the key that the site has, and write it.
+
+    Raises:
+        FedwonError: the server did not answer or refused.
+    """
+    held = load_credentials(folder / "pki", "site")
+    try:
+        reply = await rpc.FederationStub(channel).Renew(
+            pb.RenewRequest(certificate_request=request("site", held.key)), timeout=TIMEOUT
+        )
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, server) from None
+    save_credentials(folder / "pki", "site", Credentials(held.authority, reply.certificate, held.key))

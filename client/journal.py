@@ -1,0 +1,175 @@
+"""What a site keeps on its disk: finished updates until the server has committed their round, and models by digest.
+
+An update that was trained is never trained again, even when the power fails before it was sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from flwr.app import ArrayRecord, RecordDict
+
+from fedwon.common.arrays import Blob, StoredRecord, open_record, read_header, write_record
+from fedwon.common.errors import BrokenFile, FedwonError, Refused, storage_error
+from fedwon.common.files import remove_leftovers, sha256_file, write_atomic
+from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.records import blob_of, records_to_wire
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+KEPT_MODELS = 2
+
+
+def check_name(task_id: str) -> str:
+    """Return a task's name if it can be a file's name.
+
+    Raises:
+        Refused: it cannot; the server is not to choose paths on this machine.
+    """
+    if _SAFE.fullmatch(task_id) is None:
+        raise Refused(f"The server sent a task with the name {task_id[:80]!r}.")
+    return task_id
+
+
+class Journal:
+    """Finished updates.
+
+    Args:
+        folder: made if it is missing.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        _make(folder)
+
+    def keep(self, task_id: str, model: str, content: RecordDict, seconds: float) -> pb.SubmitHeader:
+        """Put the outcome of a task on the disk: its arrays first, then the header, without which nothing counts.
+
+        Args:
+            task_id: the task.
+            model: digest of the model that it started from.
+            content: Flower's records.
+            seconds: work on the task.
+
+        Returns:
+            What is sent ahead of the arrays.
+
+        Raises:
+            DiskFull: no space left.
+        """
+        stored = RecordDict()
+        for name, record in content.items():
+            stored[name] = self._stored(task_id, record) if isinstance(record, ArrayRecord) else record
+        header = pb.SubmitHeader(task_id=task_id, records=records_to_wire(stored), seconds=seconds)
+        write_atomic(self._header(task_id, model), header.SerializeToString())
+        return header
+
+    def _stored(self, task_id: str, record: ArrayRecord) -> StoredRecord:
+        path = self.arrays(task_id)
+        blob = write_record(record, path)
+        return open_record(path, digest=blob.digest)
+
+    def finished(self, task_id: str, model: str) -> pb.SubmitHeader | None:
+        """Return the outcome of a task that was done before from the same model, or None; a damaged one is dropped."""
+        path = self._header(task_id, model)
+        if not path.exists():
+            return None
+        header = pb.SubmitHeader()
+        try:
+            header.ParseFromString(path.read_bytes())
+            wanted = blob_of(header.records)
+            whole = wanted is None or sha256_file(self.arrays(task_id)) == wanted.digest
+        except (OSError, FedwonError, ValueError):  # protobuf's DecodeError is a ValueError
+            whole = False
+        if not whole:
+            self.drop([task_id])
+            return None
+        return header
+
+    def unfinished(self) -> list[str]:
+        """Return the tasks whose outcome is kept."""
+        return sorted({path.name.rsplit("@", 1)[0] for path in self.folder.glob("*@*.header")})
+
+    def drop(self, task_ids: Iterable[str]) -> None:
+        """Forget outcomes: the server has committed their round or does not want them any more."""
+        for task_id in task_ids:
+            for path in self.folder.glob(f"{check_name(task_id)}@*.header"):
+                path.unlink(missing_ok=True)
+            self.arrays(task_id).unlink(missing_ok=True)
+
+    def arrays(self, task_id: str) -> Path:
+        """Return the file of an outcome's arrays."""
+        return self.folder / f"{check_name(task_id)}.safetensors"
+
+    def _header(self, task_id: str, model: str) -> Path:
+        return self.folder / f"{check_name(task_id)}@{model[:16] or 'none'}.header"
+
+
+class ModelCache:
+    """Global models by digest; the newest few are kept.
+
+    Args:
+        folder: made if it is missing.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        _make(folder)
+
+    def partial(self, wanted: pb.Blob) -> Path:
+        """Return the file into which a model is fetched.
+
+        Raises:
+            Refused: the digest is none; the server is not to choose paths on this machine.
+        """
+        if _DIGEST.fullmatch(wanted.digest) is None:
+            raise Refused(f"The server names a model by {wanted.digest[:80]!r}, which is no digest.")
+        return self.folder / f"{wanted.digest}.part"
+
+    def get(self, wanted: pb.Blob) -> StoredRecord | None:
+        """Return a model that is here and whole, or None."""
+        path = self.partial(wanted).with_suffix(".safetensors")
+        if not path.exists() or sha256_file(path) != wanted.digest:
+            return None
+        return open_record(path, digest=wanted.digest)
+
+    def accept(self, wanted: pb.Blob) -> StoredRecord:
+        """Take a model that was fetched whole, and let older ones go.
+
+        Raises:
+            BrokenFile: it is not the one that was asked for; it is deleted.
+        """
+        part = self.partial(wanted)
+        try:
+            if sha256_file(part) != wanted.digest:
+                raise BrokenFile(f"The model {wanted.digest[:12]} arrived damaged (its digest differs).")
+            read_header(part)
+        except FedwonError:
+            part.unlink(missing_ok=True)
+            raise
+        path = part.replace(part.with_suffix(".safetensors"))
+        self._prune(path)
+        return StoredRecord(Blob(path, wanted.digest, wanted.size), *read_header(path))
+
+    def _prune(self, newest: Path) -> None:
+        models = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in [path for path in models if path != newest][KEPT_MODELS - 1 :]:
+            path.unlink(missing_ok=True)
+        for part in self.folder.glob("*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {folder}") from None
+    remove_leftovers(folder)

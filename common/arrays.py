@@ -1,0 +1,293 @@
+"""State dicts, Flower records and safetensors files: one set of named arrays in three forms.
+
+A model travels and rests as a safetensors file (no pickle anywhere). `StoredRecord` is a Flower `ArrayRecord` over such
+a file whose arrays are read when they are asked for, so a hundred updates can be averaged tensor by tensor in the
+memory of one, and Flower's own strategies still see ordinary records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError, storage_error
+from fedwon.common.files import sha256_file, write_atomic
+
+if TYPE_CHECKING:  # a site that waits for its first task has not loaded torch
+    from torch import nn
+
+DTYPES: Mapping[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""Element types of the file format that are allowed, by NumPy's names."""
+
+_CODES = {name: code for code, name in DTYPES.items()}
+_HEADER_LIMIT = 16 * 2**20
+_ORDER = "fedwon.order"
+
+
+class Slot(NamedTuple):
+    """Where one array lies in a file: element type (NumPy's name), shape, first byte and number of bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A safetensors file that does not change any more.
+
+    Attributes:
+        path: where it lies.
+        digest: SHA-256 of the whole file, hexadecimal.
+        size: bytes.
+    """
+
+    path: Path
+    digest: str
+    size: int
+
+
+class StoredArray(Array):
+    """A Flower `Array` whose bytes stay in a file until they are asked for."""
+
+    def __init__(self, path: Path, slot: Slot) -> None:
+        self.dtype, self.shape, self.stype = slot.dtype, slot.shape, "numpy.ndarray"
+        self.path, self.slot = path, slot
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # Flower declares a plain attribute; nothing sets it here
+        """The array in NumPy's own format, as Flower keeps it; read anew at each call."""
+        buffer = BytesIO()
+        np.save(buffer, self.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def numpy(self) -> NDArray[Any]:
+        """Read the array.
+
+        Raises:
+            BrokenFile: the file is shorter than its header says.
+        """
+        return self.map().copy()
+
+    def map(self) -> NDArray[Any]:
+        """Map the array into memory, read-only, without reading it.
+
+        Raises:
+            BrokenFile: the file is shorter than its header says.
+        """
+        if self.slot.size == 0:
+            return np.empty(self.slot.shape, dtype=self.slot.dtype)
+        try:
+            flat = np.memmap(self.path, self.slot.dtype, "r", self.slot.offset, (math.prod(self.slot.shape),))
+            return flat.reshape(self.slot.shape)
+        except (OSError, ValueError) as error:
+            raise BrokenFile(f"{self.path} cannot be read: {error}.") from None
+
+
+class StoredRecord(ArrayRecord):
+    """A Flower `ArrayRecord` over one file.
+
+    Attributes:
+        blob: the file.
+        metadata: the text entries of the file's header.
+    """
+
+    def __init__(self, blob: Blob, slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> None:
+        super().__init__()
+        self.blob, self.metadata = blob, dict(metadata)
+        for name, slot in slots.items():
+            self[name] = StoredArray(blob.path, slot)
+
+
+def read_header(path: Path) -> tuple[dict[str, Slot], dict[str, str]]:
+    """Read and check the header of a safetensors file.
+
+    Every slot is within the file, none overlap and sizes fit the shapes, so a hostile file cannot make us read or
+    allocate more than it brought.
+
+    Returns:
+        The slots in the order in which they were written, and the text entries.
+
+    Raises:
+        BrokenFile: the file is not a whole safetensors file.
+        StorageError: it cannot be opened.
+    """
+    try:
+        total = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= length <= min(_HEADER_LIMIT, max(total - 8, 0)):
+                raise BrokenFile(f"{path} is not a whole safetensors file (its header is missing or cut).")
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise StorageError(f"There is no file {path}.", hint="Check the path.") from None
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from None
+    except (ValueError, RecursionError):
+        raise BrokenFile(f"{path} is not a safetensors file (its header cannot be read).") from None
+    return _check_header(path, header, start=8 + length, total=total)
+
+
+def _check_header(path: Path, header: object, *, start: int, total: int) -> tuple[dict[str, Slot], dict[str, str]]:
+    if not isinstance(header, dict):
+        raise BrokenFile(f"{path} is not a safetensors file (its header is no mapping).")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise BrokenFile(f"{path} is not a safetensors file (its text entries are no text).")
+    slots = {name: _slot(path, name, entry, start) for name, entry in header.items()}
+    end = start
+    for slot in sorted(slots.values(), key=lambda slot: (slot.offset, slot.size)):
+        if slot.offset != end:
+            raise BrokenFile(f"{path} is damaged: its tensors overlap or leave gaps.")
+        end += slot.size
+    if end != total:
+        raise BrokenFile(f"{path} is cut short or too long: its header describes {end} bytes, it has {total}.")
+    return {name: slots[name] for name in _written_order(slots, metadata)}, metadata
+
+
+def _slot(path: Path, name: str, entry: object, start: int) -> Slot:
+    try:
+        dtype = DTYPES[entry["dtype"]]  # type: ignore[index]
+        shape = tuple(entry["shape"])  # type: ignore[index]
+        first, last = entry["data_offsets"]  # type: ignore[index]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, first, last))
+        size = math.prod(shape) * np.dtype(dtype).itemsize if whole else -1
+    except (KeyError, TypeError, ValueError):
+        raise BrokenFile(f"{path} is damaged: tensor `{name[:80]}` is not described as safetensors does.") from None
+    if size != last - first:
+        raise BrokenFile(f"{path} is damaged: tensor `{name[:80]}` has a size that its shape does not have.")
+    return Slot(dtype, shape, start + first, size)
+
+
+def _written_order(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> list[str]:
+    try:
+        order = json.loads(metadata.get(_ORDER, "[]"))
+        if isinstance(order, list) and sorted(order) == sorted(slots):
+            return order
+    except (ValueError, TypeError, RecursionError):
+        order = []  # a file of somebody else's: the order in which the tensors lie is as good
+    return sorted(slots, key=lambda name: slots[name].offset)
+
+
+def open_record(path: Path, *, digest: str | None = None) -> StoredRecord:
+    """Open a safetensors file as a Flower record without reading its arrays.
+
+    Args:
+        path: the file.
+        digest: its SHA-256 if the caller knows it already; computed otherwise.
+
+    Raises:
+        BrokenFile: the file is not a whole safetensors file.
+        StorageError: it cannot be opened.
+    """
+    slots, metadata = read_header(path)
+    blob = Blob(path, digest or sha256_file(path), path.stat().st_size)
+    return StoredRecord(blob, slots, metadata)
+
+
+def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None) -> Blob:
+    """Write a record as a safetensors file, by atomic rename; arrays are read and written one at a time.
+
+    Args:
+        record: named arrays.
+        path: the file to make or replace.
+        metadata: text entries for the header.
+
+    Raises:
+        DiskFull: no space left; what was there before is untouched.
+        ModelMismatch: an array's element type is not one of `DTYPES`.
+    """
+    digest, size = hashlib.sha256(), 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in _serialize(record, metadata or {}):
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    write_atomic(path, chunks())
+    return Blob(path, digest.hexdigest(), size)
+
+
+def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    header: dict[str, Any] = {"__metadata__": {_ORDER: json.dumps(list(record)), **metadata}}
+    offset = 0
+    for name, array in record.items():
+        if array.dtype not in _CODES:
+            raise ModelMismatch(f"Tensor `{name}` has element type {array.dtype}, which no model file may hold.")
+        size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+        span = [offset, offset + size]
+        header[name] = {"dtype": _CODES[array.dtype], "shape": list(array.shape), "data_offsets": span}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for array in record.values():
+        values = array.map() if isinstance(array, StoredArray) else array.numpy()
+        yield np.ascontiguousarray(values).tobytes()
+
+
+def record_of(model: nn.Module) -> ArrayRecord:
+    """Copy everything a model learns or counts (parameters and buffers) into a Flower record."""
+    return ArrayRecord(torch_state_dict=dict(model.state_dict()))
+
+
+def load_into(model: nn.Module, record: ArrayRecord) -> None:
+    """Put a record's arrays into a model.
+
+    Raises:
+        ModelMismatch: tensors are missing, unknown, or of another shape; the message names up to five of each.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_same(expected, {name: tuple(array.shape) for name, array in record.items()})
+    import torch
+
+    model.load_state_dict({name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()})
+
+
+def check_same(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str = "The model"
+) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        ModelMismatch: tensors are missing, unknown, or of another shape; the message names up to five of each.
+    """
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    other = [
+        f"{name} {list(found[name])} in place of {list(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    problems = [
+        f"{title} {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
+        for title, names in (("missing", missing), ("unknown", extra), ("other shape:", other))
+        if names
+    ]
+    if problems:
+        raise ModelMismatch(f"{what} does not fit the network: {'; '.join(problems)}.")

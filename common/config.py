@@ -1,0 +1,153 @@
+"""How configuration is read: YAML files into frozen, checked values, and one clear error when that fails.
+
+Everything behind this module works with typed values only; nothing else in fedwon validates configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedwon.common.errors import ConfigError, ConfigMissing, storage_error
+
+FlatValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
+"""What a flattened setting can be."""
+
+
+class Settings(BaseModel):
+    """Base of every part of a configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigMissing: the file is not there.
+        ConfigError: it cannot be read, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigMissing(f"There is no configuration file {path}.") from None
+    except IsADirectoryError:
+        raise ConfigMissing(f"{path} is a folder, not a configuration file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise ConfigError(str(storage_error(error, f"reading {path}"))) from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: not valid YAML: {error.problem or error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found a {type(content).__name__}.")
+    return content
+
+
+def load(kind: type[S], path: Path) -> S:
+    """Read a configuration file into `kind`.
+
+    Raises:
+        ConfigError: see `read_yaml` and `parse`.
+    """
+    return parse(kind, read_yaml(path), str(path))
+
+
+def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
+    """Check a mapping and turn it into `kind`.
+
+    Args:
+        kind: the settings class.
+        content: what was read.
+        where: the file or place it came from, for the message.
+
+    Raises:
+        ConfigError: a key is unknown, is missing, or has a value out of range; the message names each such key.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_sentence(kind, detail) for detail in error.errors())
+        raise ConfigError(f"{where}: {problems}.") from None
+
+
+def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = list(_fields_at(kind, detail["loc"][:-1]))
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        return f"unknown key `{path}`" + (f", did you mean `{close[0]}`?" if close else f" (known: {', '.join(known)})")
+    if detail["type"] == "missing":
+        return f"`{path}` is missing"
+    text = detail["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    given = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+    return f"`{path}`: {text}{given}" if path else f"{text}"
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> Iterator[str]:
+    current: Any = kind
+    for part in path:
+        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        current = field.annotation if field else None
+    if hasattr(current, "model_fields"):
+        yield from current.model_fields
+
+
+def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Lay nested settings out as `a.b.c: value`; keys whose value is None are left out.
+
+    This is the form in which a configuration travels: flat, typed scalars and lists of scalars.
+    """
+    flat: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        key = f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            flat.update(flatten(value, f"{key}."))
+        elif value is not None:
+            flat[key] = list(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def unflatten(flat: Mapping[str, object]) -> dict[str, Any]:
+    """Undo `flatten`; the result is for `parse`.
+
+    Raises:
+        ConfigError: a key is used both as a value and as a group.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split(".")
+        target = nested
+        for group in groups:
+            step = target.setdefault(group, {})
+            if not isinstance(step, dict):
+                raise ConfigError(f"`{key}` stands below a key that has a value already.")
+            target = cast("dict[str, Any]", step)
+        if leaf in target:
+            raise ConfigError(f"`{key}` is given twice.")
+        target[leaf] = value
+    return nested
+
+
+def dump(settings: BaseModel) -> str:
+    """Write settings as YAML text, in the order of their fields."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

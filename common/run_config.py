@@ -1,0 +1,214 @@
+"""What a run is: the part of the configuration that server and sites share.
+
+A `RunConfig` is the operator's file (`run:` in server.yaml, or the whole file of `fedwon-server simulate`). A
+`TaskConfig` is what the server makes of it for one task, handed out with that task, so that all sites agree.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fedwon.common.config import Settings, flatten, parse, unflatten
+from fedwon.common.methods import METHODS, Method, MethodName, Normalization
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""A name that is safe as a file name, in a certificate and in a log line."""
+
+Unit = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelConfig(Settings):
+    """The network."""
+
+    name: str = "digit_cnn"
+    """Which network; `fedwon.models.available_models()` lists them."""
+    width: float = Field(default=1.0, gt=0, le=4)
+    """Multiplier of the number of channels; 0.25 makes `digit_cnn` fit the smallest edge boxes."""
+    relu_constant: bool = False
+    """Multiply every ReLU by 1.7129, which keeps the variance through depth (Brock et al. 2021). Off is the paper's
+    listing: a learnable gain alone."""
+
+
+class ImageConfig(Settings):
+    """How images become network inputs, the same at every site."""
+
+    size: int = Field(default=28, ge=8, le=2048)
+    """Height and width in pixels after resizing."""
+    channels: Literal[1, 3] = 3
+    """1 turns colour into grey, 3 repeats grey."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from pixels in [0, 1]; one value, or one a channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
+    """Divides after that; one value, or one a channel."""
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of each class kept from training where a site gives no `val` of its own; split by the run's seed."""
+    max_train: int | None = Field(default=None, ge=1)
+    """Use at most so many training images a site, drawn with the run's seed; empty for all."""
+    missing_classes: Literal["allow", "refuse"] = "allow"
+    """What to do with a site that has no image of a class of the federation."""
+    unknown_classes: Literal["skip", "refuse"] = "refuse"
+    """What to do with a site's folder or label that is no class of the federation: leave its images out and say so, or
+    refuse the task."""
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {1, self.channels}:
+                raise ValueError(f"`{name}` needs one value or {self.channels} (one a channel), got {len(values)}")
+        return self
+
+
+class TrainingConfig(Settings):
+    """Local training at a site: plain SGD."""
+
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the site's training images in a round."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps in a round in place of `epochs`; empty for epochs."""
+    batch_size: int = Field(default=8, ge=1, le=4096)
+    """Images a step. A site may set its own in client.yaml. The last, smaller batch is trained on as well."""
+    lr: float = Field(default=0.01, gt=0)
+    """Learning rate."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """SGD momentum; its buffers start empty each round."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty on all parameters."""
+    clipping: float | None = Field(default=None, gt=0)
+    """Adaptive gradient clipping: lambda of FedWon (0.01 to 1.28 by batch size). Empty: off."""
+    proximal_mu: float | None = Field(default=None, ge=0)
+    """Strength of FedProx's proximal term; empty takes the method's own."""
+
+
+class ParticipationConfig(Settings):
+    """Which sites take part in a round and how long it waits for them."""
+
+    minimum: int = Field(default=2, ge=1)
+    """A round starts when so many sites are connected."""
+    fraction: Unit = 1.0
+    """Share C of the connected sites that train in a round, drawn with the run's seed; at least one."""
+    quorum: int | None = Field(default=None, ge=1)
+    """Answers that a round needs to count (k of n); empty: as many as `minimum`. Never more than were asked."""
+    patience_seconds: float | None = Field(default=None, ge=0)
+    """How long to wait for the others once the quorum has answered; empty: until the deadline."""
+    deadline_seconds: float = Field(default=3600, gt=0)
+    """Longest time from the first task handed out to the end of the round."""
+    retries: int = Field(default=2, ge=0)
+    """How often a round with too few answers is repeated before the run stops."""
+
+
+class AggregationConfig(Settings):
+    """How updates become the next global model."""
+
+    weights: Literal["examples", "uniform"] = "examples"
+    """Weigh a site by its number of training images, or all sites alike (the paper's protocol)."""
+    weight_cap: float = Field(default=10.0, ge=1)
+    """No site weighs more than so many times the median site of the round, whatever it declares."""
+
+
+class RunConfig(Settings):
+    """One run: what is trained, how, and by whom."""
+
+    name: Name = "run"
+    """Begins the name of the run's folder."""
+    method: MethodName = "fedwon"
+    """The federated method; see docs/configuration.md for the table."""
+    seed: int = Field(default=1, ge=0, lt=2**31)
+    """Everything random in a run follows from it: initial weights, splits, site choice, order of images."""
+    rounds: int = Field(default=10, ge=1)
+    """Rounds of local training and averaging."""
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the network's outputs; empty: the union of what the first sites have, sorted."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    images: ImageConfig = ImageConfig()
+    """Image preparation and class agreement."""
+    training: TrainingConfig = TrainingConfig()
+    """Local training."""
+    participation: ParticipationConfig = ParticipationConfig()
+    """Site choice, quorum and deadline."""
+    aggregation: AggregationConfig = AggregationConfig()
+    """Averaging."""
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None and len(classes) < 2:
+            raise ValueError("at least two classes are needed")
+        if classes is not None and len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+    @model_validator(mode="after")
+    def _batch_norm_needs_two(self) -> Self:
+        if self.training.batch_size < self.rules.minimum_batch:
+            raise ValueError(
+                f"method `{self.method}` uses batch norm, which cannot train on a batch of {self.training.batch_size}; "
+                f"use `batch_size: {self.rules.minimum_batch}` or more, or method `fedwon`"
+            )
+        quorum = self.participation.quorum
+        if quorum is not None and quorum > self.participation.minimum and self.participation.fraction == 1.0:
+            raise ValueError(
+                "`participation.quorum` is larger than `participation.minimum`: such a round cannot end well"
+            )
+        return self
+
+    @property
+    def rules(self) -> Method:
+        """The method's row in the table of methods."""
+        return METHODS[self.method]
+
+
+class TaskConfig(Settings):
+    """What a site is told with one task."""
+
+    run: str
+    """Identifier of the run."""
+    round: int = Field(ge=0)
+    """Number of the round, from 1; 0 for an evaluation before any training."""
+    seed: int = Field(ge=0)
+    """The run's seed; a site mixes it with its name and the round."""
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Class names in the order of the network's outputs."""
+    normalization: Normalization
+    """The method's normalization."""
+    minimum_batch: int = Field(default=1, ge=1)
+    """Smallest batch that this network can be trained on."""
+    model: ModelConfig
+    """The network."""
+    images: ImageConfig
+    """Image preparation and class agreement."""
+    training: TrainingConfig
+    """Local training."""
+
+    @classmethod
+    def of(cls, config: RunConfig, *, run: str, server_round: int, classes: tuple[str, ...]) -> TaskConfig:
+        """Make the task configuration of one round of a run."""
+        training = config.training
+        if training.proximal_mu is None:
+            training = training.model_copy(update={"proximal_mu": config.rules.proximal_mu})
+        return cls(
+            run=run,
+            round=server_round,
+            seed=config.seed,
+            classes=classes,
+            normalization=config.rules.normalization,
+            minimum_batch=config.rules.minimum_batch,
+            model=config.model,
+            images=config.images,
+            training=training,
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Lay the task out as flat, typed keys, the form in which it travels in a Flower ConfigRecord."""
+        return flatten(self)
+
+    @classmethod
+    def from_flat(cls, flat: dict[str, object]) -> TaskConfig:
+        """Read what `flat` wrote.
+
+        Raises:
+            ConfigError: a key is unknown or has a value out of range.
+        """
+        return parse(cls, unflatten(flat), "task from the server")

@@ -1,0 +1,1 @@
+"""The wire: `fedwon.proto`, its generated stubs, and what turns Flower's messages into it and back."""

@@ -1,0 +1,82 @@
+"""Errors across the wire: a gRPC status with our slug in its trailing metadata, and back."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+
+from fedwon.common.errors import (
+    DiskFull,
+    DuplicateSite,
+    EnrolmentError,
+    FedwonError,
+    LinkError,
+    Refused,
+    StorageError,
+    Unreachable,
+    VersionGap,
+    by_slug,
+)
+from fedwon.common.version import VERSION
+
+ERROR_KEY = "fedwon-error"
+VERSION_KEY = "fedwon-version"
+OFFSET_KEY = "fedwon-offset"
+CHUNK = 2**20
+"""Bytes of a chunk, at most (1 MiB)."""
+
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.max_receive_message_length", 2 * CHUNK),
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+"""Of both sides: dead lines are noticed within a minute, messages stay small, no proxy is taken from the environment
+(nothing connects anywhere that the configuration does not name), and a port is held by one server only."""
+
+_STATUS: dict[type[FedwonError], grpc.StatusCode] = {
+    EnrolmentError: grpc.StatusCode.UNAUTHENTICATED,
+    DuplicateSite: grpc.StatusCode.ALREADY_EXISTS,
+    VersionGap: grpc.StatusCode.FAILED_PRECONDITION,
+    Refused: grpc.StatusCode.PERMISSION_DENIED,
+    DiskFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StorageError: grpc.StatusCode.DATA_LOSS,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: FedwonError) -> NoReturn:
+    """End a call with an error that the other side can turn into ours again."""
+    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    await context.abort(status, error.message, ((ERROR_KEY, error.slug), (VERSION_KEY, VERSION)))
+
+
+def from_rpc(error: grpc.aio.AioRpcError, server: str) -> FedwonError:
+    """Turn what a call ended with into an error of ours.
+
+    Args:
+        error: of a call.
+        server: the address, for the message.
+    """
+    metadata = dict(error.trailing_metadata() or ())
+    text = error.details() or error.code().name
+    slug = metadata.get(ERROR_KEY)
+    if slug is not None:
+        return by_slug(str(slug))(text)
+    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        return _unavailable(text, server)
+    return LinkError(f"The call to {server} failed: {error.code().name}: {text}.")
+
+
+def _unavailable(text: str, server: str) -> FedwonError:
+    lowered = text.lower()
+    if "certificate" in lowered or "handshake" in lowered or "ssl" in lowered:
+        return Refused(
+            f"No secure connection to {server}: {text}.",
+            hint="Either side does not accept the other's certificate: wrong server, expired, revoked, or a name that "
+            "the server's certificate does not have. `fedwon-client check` tells which; enrol again if need be.",
+        )
+    return Unreachable(f"No answer from {server}: {text}.")

@@ -1,0 +1,100 @@
+"""Flower's records as protobuf messages and back: typed fields, no pickle, arrays by digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedwon.common.arrays import StoredRecord
+from fedwon.common.errors import LinkError
+from fedwon.common.wire import fedwon_pb2 as pb
+
+_LISTS: Mapping[type, tuple[str, Any]] = {
+    bool: ("bools", pb.Bools),
+    int: ("ints", pb.Ints),
+    float: ("floats", pb.Floats),
+    str: ("texts", pb.Texts),
+    bytes: ("raws", pb.Raws),
+}
+_SCALARS: Mapping[type, str] = {bool: "bool", int: "int", float: "float", str: "text", bytes: "raw"}
+
+
+def records_to_wire(content: RecordDict) -> list[pb.Record]:
+    """Turn the records of a message into wire form; its arrays must lie in a file already.
+
+    Raises:
+        TypeError: the arrays of a record are in memory, or there is more than one record of arrays.
+    """
+    wire = []
+    for name, record in content.items():
+        if isinstance(record, StoredRecord):
+            wire.append(pb.Record(name=name, arrays=pb.Blob(digest=record.blob.digest, size=record.blob.size)))
+        elif isinstance(record, ArrayRecord):
+            raise TypeError(f"the arrays of `{name}` must be written to a file before they travel")
+        elif isinstance(record, ConfigRecord):
+            wire.append(pb.Record(name=name, config=_scalars(record)))
+        else:
+            wire.append(pb.Record(name=name, metrics=_scalars(record)))
+    if sum(record.WhichOneof("kind") == "arrays" for record in wire) > 1:
+        raise TypeError("a message carries one record of arrays at most")
+    return wire
+
+
+def _scalars(record: Mapping[str, Any]) -> pb.Scalars:
+    return pb.Scalars(entries=[_entry(key, value) for key, value in record.items()])
+
+
+def _entry(key: str, value: Any) -> pb.Entry:
+    if isinstance(value, list):
+        field, kind = _LISTS[type(value[0]) if value else str]
+        return pb.Entry(**{"key": key, field: kind(items=value)})
+    return pb.Entry(**{"key": key, _SCALARS[type(value)]: value})
+
+
+def records_from_wire(wire: Iterable[pb.Record], open_blob: Callable[[pb.Blob], ArrayRecord]) -> RecordDict:
+    """Turn wire form into the records of a message.
+
+    Args:
+        wire: what came.
+        open_blob: makes a record of the arrays that a digest names.
+
+    Raises:
+        LinkError: a record of a kind, or an entry of a type, that this version does not know.
+    """
+    content = RecordDict()
+    for record in wire:
+        match record.WhichOneof("kind"):
+            case "arrays":
+                content[record.name] = open_blob(record.arrays)
+            case "config":
+                content[record.name] = ConfigRecord(_values(record.config))
+            case "metrics":
+                content[record.name] = _metrics(record)
+            case _:
+                raise LinkError(f"The peer sent record `{record.name}` of a kind that this version does not know.")
+    return content
+
+
+def _metrics(record: pb.Record) -> MetricRecord:
+    try:
+        return MetricRecord(_values(record.metrics))
+    except TypeError:
+        raise LinkError(f"The peer sent metrics `{record.name}` that are not numbers.") from None
+
+
+def _values(scalars: pb.Scalars) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for entry in scalars.entries:
+        field = entry.WhichOneof("value")
+        if field is None:
+            raise LinkError(f"The peer sent `{entry.key}` with a value of a type that this version does not know.")
+        value = getattr(entry, field)
+        values[entry.key] = list(value.items) if hasattr(value, "items") else value
+    return values
+
+
+def blob_of(wire: Iterable[pb.Record]) -> pb.Blob | None:
+    """Return the arrays that these records name, or None."""
+    return next((record.arrays for record in wire if record.WhichOneof("kind") == "arrays"), None)

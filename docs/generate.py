@@ -1,0 +1,188 @@
+# ruff: noqa: INP001  # a script beside the pages that it writes
+"""Write docs/configuration.md from the settings classes: `python docs/generate.py > docs/configuration.md`.
+
+A test runs the same and compares, so the page cannot fall behind the code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic.fields import FieldInfo
+
+from fedwon.client.config import ClientConfig, DataConfig
+from fedwon.common.config import Settings
+from fedwon.common.methods import METHODS
+from fedwon.common.run_config import RunConfig
+from fedwon.server.config import ServerConfig
+
+INTRODUCTION = """\
+# Configuration
+
+Written by `python docs/generate.py` from the settings classes. Do not edit it by hand.
+
+Two files: `server.yaml` on the server, written by `fedwon-server init`, and `client.yaml` on each site, written by
+`fedwon-client join`. Both are YAML. Every key but those marked *required* can be left out. A key that does not exist,
+or a value out of range, ends the command with one sentence that names it ([errors/config.md](errors/config.md)).
+
+What is trained stands under `run:` in `server.yaml`, and the server hands it to the sites with each task: it is set in
+one place, for all. A file for `fedwon-server simulate` holds what stands under `run:` here, without the `run.` before
+each key. A run that is resumed keeps the settings that it was started with.
+
+*empty* means that the key is left out, or written without a value.
+"""
+
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$": "name of at most 63 letters, digits, `_`, `.`, `-`",
+    r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$": "`host:port`, or `[address]:port` for IPv6",
+}
+"""What a pattern means to a reader. A new pattern needs its words here."""
+
+NORMALIZATIONS = {"none": "none; weight-standardized convolutions"}
+WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
+
+
+def reference() -> str:
+    """Return the whole page."""
+    parts = [INTRODUCTION, _tables("server.yaml", ServerConfig), _tables("client.yaml", ClientConfig), _methods()]
+    server = ServerConfig(names=("fed.plant.example", "10.1.2.3"))
+    client = ClientConfig(server="fed.plant.example:8470", data=DataConfig(path="/data/line-3"))
+    parts.append("## Full examples\n\nEvery key with its default; the names, the address and the path are made up.\n")
+    parts += [f"`{name}`:\n\n{_example(config)}" for name, config in (("server.yaml", server), ("client.yaml", client))]
+    return "\n".join(parts)
+
+
+def _tables(title: str, kind: type[Settings]) -> str:
+    lines = [f"## {title}\n"]
+    for prefix, group in _groups(kind):
+        name = f"`{prefix}`" if prefix else f"Keys of {title}"
+        lines.append(
+            f"### {name}\n\n{_paragraph(group)}\n\n| key | type, range | default | meaning |\n|---|---|---|---|"
+        )
+        lines += [_row(prefix, key, field) for key, field in group.model_fields.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _groups(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
+    yield prefix, kind
+    for key, field in kind.model_fields.items():
+        group = field.annotation
+        if _is_group(group):
+            yield from _groups(group, f"{prefix}.{key}".lstrip("."))
+
+
+def _is_group(annotation: object) -> TypeGuard[type[Settings]]:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _paragraph(kind: type[Settings]) -> str:
+    text = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    if kind is RunConfig:
+        text += " The methods are in the [table below](#methods)."
+    return text
+
+
+def _row(prefix: str, key: str, field: FieldInfo) -> str:
+    name = f"{prefix}.{key}".lstrip(".")
+    kind = f"group, see [below](#{name.replace('.', '')})" if _is_group(field.annotation) else _kind(field)
+    cells = [f"`{name}`", kind, _default(field), " ".join((field.description or "").split())]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*required*"
+    if field.default is None:
+        return "*empty*"
+    return "" if isinstance(field.default, Settings) else f"`{_yaml(field.default)}`"
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _kind(field: FieldInfo) -> str:
+    return _with_range(_type(field.annotation), field.metadata)
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        metadata = [
+            rule for item in arguments[1:] for rule in (item.metadata if isinstance(item, FieldInfo) else [item])
+        ]
+        return _with_range(_type(arguments[0]), metadata)
+    if origin in {Union, types.UnionType}:
+        return " or ".join(_type(argument) for argument in arguments if argument is not types.NoneType)
+    if origin is Literal:
+        return ", ".join(f"`{_yaml(argument)}`" for argument in arguments)
+    if origin is tuple:
+        word, *rest = _type(arguments[0]).split(",")
+        return ",".join([f"list of {word}s", *rest])
+    return WORDS[annotation]
+
+
+def _with_range(kind: str, metadata: list[Any]) -> str:
+    bounds = []
+    for rule in metadata:
+        match rule:
+            case Ge(ge=low):
+                bounds.append(f"at least {low}")
+            case Gt(gt=low):
+                bounds.append(f"above {low}")
+            case Le(le=high):
+                bounds.append(f"at most {high}")
+            case Lt(lt=high):
+                bounds.append(f"below {high}")
+            case MinLen(min_length=length):
+                bounds.append(f"at least {length} of them")
+            case _:
+                kind = PATTERNS[rule.pattern]
+    return ", ".join([kind, *bounds])
+
+
+def _methods() -> str:
+    lines = [
+        "## Methods\n",
+        "`run.method` chooses a row. The proximal term can be set by `run.training.proximal_mu` for any of them.\n",
+        "| method | normalization in the network | proximal term | smallest batch |\n|---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        kind = NORMALIZATIONS.get(method.normalization, f"{method.normalization} norm")
+        proximal = f"{method.proximal_mu:g}" if method.proximal_mu else "none"
+        lines.append(f"| `{name}` | {kind} | {proximal} | {method.minimum_batch} |")
+    return "\n".join([*lines, ""])
+
+
+def _example(config: Settings) -> str:
+    return "\n".join(["```yaml", *_commented(config, ""), "```", ""])
+
+
+def _commented(config: Settings, indent: str) -> Iterator[str]:
+    for key, field in type(config).model_fields.items():
+        text = " ".join((field.description or "").split())
+        yield from textwrap.wrap(text, 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        value = getattr(config, key)
+        if isinstance(value, Settings):
+            yield f"{indent}{key}:"
+            yield from _commented(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}:" if value is None else f"{indent}{key}: {_scalar(value)}"
+
+
+def _scalar(value: object) -> str:
+    # JSON is YAML, and quotes what needs it.
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

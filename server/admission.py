@@ -1,0 +1,83 @@
+"""What an update must be before it may touch the global model.
+
+Each rule is a small function that returns a reason in words, or None. A refused update is kept for inspection and never
+stops the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from fedwon.common.arrays import StoredArray, StoredRecord, check_same
+from fedwon.common.errors import ModelMismatch
+
+REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
+
+
+def refuse_metrics(metrics: Mapping[str, Any]) -> str | None:
+    """Look at the numbers of an answer: all there, finite, and counts that can be counts."""
+    missing = [key for key in REQUIRED_METRICS if not isinstance(metrics.get(key), int | float)]
+    if missing:
+        return f"the answer lacks {', '.join(missing)}"
+    broken = [key for key, value in metrics.items() if not np.all(np.isfinite(value))]
+    if broken:
+        return f"{', '.join(broken)} is not a finite number"
+    counts = {key: metrics[key] for key in metrics if key.endswith(("-examples", "-correct"))}
+    odd = [key for key, value in counts.items() if value < 0 or value != int(value)]
+    if odd:
+        return f"{', '.join(odd)} is no count"
+    return None
+
+
+def refuse_examples(declared: float, survey: int | None) -> str | None:
+    """Look at the number of training images that gives the update its weight.
+
+    Args:
+        declared: what the answer says.
+        survey: training and validation images that the site reported when it connected; None if it did not.
+    """
+    if declared < 1:
+        return "it declares no training image"
+    if survey is not None and declared > survey:
+        return f"it declares {declared:.0f} training images; the site reported {survey} images when it connected"
+    return None
+
+
+def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
+    """Look at the tensors: names, shapes, element types as the global model's, and every number finite."""
+    try:
+        check_same(_shapes(reference), _shapes(update), "The update")
+    except ModelMismatch as error:
+        return error.message
+    for name, array in update.items():
+        if array.dtype != reference[name].dtype:
+            return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
+    for name, array in update.items():
+        values = array.map() if isinstance(array, StoredArray) else array.numpy()
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            return f"tensor `{name}` holds numbers that are not finite"
+    return None
+
+
+def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in record.items()}
+
+
+def refuse(update: StoredRecord, metrics: Mapping[str, Any], reference: ArrayRecord, survey: int | None) -> str | None:
+    """Apply all rules to an update; return the first reason to refuse it, or None.
+
+    Args:
+        update: its arrays.
+        metrics: its numbers.
+        reference: the global model that it was trained from.
+        survey: training and validation images that the site reported when it connected; None if it did not.
+    """
+    return (
+        refuse_metrics(metrics)
+        or refuse_examples(float(metrics["num-examples"]), survey)
+        or refuse_arrays(update, reference)
+    )

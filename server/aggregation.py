@@ -1,0 +1,106 @@
+"""Federated averaging, tensor by tensor, from updates on disk.
+
+Memory holds one tensor of the result in float64 and one block of one update, whatever the number of sites. Sites are
+taken in the order of their names, so the same updates give the same bits in whatever order they came.
+Source: McMahan et al. 2017 (FedAvg); FedWon averages raw weights, gains and biases alike (paper notes §7.7).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from fedwon.common.arrays import StoredArray, StoredRecord
+
+BLOCK = 2**18
+"""Elements that are added up at a time: small enough for the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's accepted update.
+
+    Attributes:
+        site: its name.
+        examples: how many training images it declares.
+        record: its arrays, in a file.
+    """
+
+    site: str
+    examples: int
+    record: StoredRecord
+
+
+def shares(updates: Sequence[Update], weights: Literal["examples", "uniform"], cap: float) -> list[float]:
+    """Return each update's share of the average.
+
+    Args:
+        updates: the round's updates.
+        weights: by number of training images, or all alike.
+        cap: no update weighs more than so many times the median update.
+
+    Returns:
+        Shares that add up to 1, in the order of `updates`.
+
+    Raises:
+        ValueError: there is no update, or one declares no image.
+    """
+    if not updates:
+        raise ValueError("there is nothing to average")
+    if any(update.examples < 1 for update in updates):
+        raise ValueError("an update declares no training image")
+    counts = [1.0 if weights == "uniform" else float(update.examples) for update in updates]
+    limit = cap * statistics.median(counts)
+    capped = [min(count, limit) for count in counts]
+    return [count / sum(capped) for count in capped]
+
+
+def average(
+    updates: Sequence[Update], weights: Literal["examples", "uniform"] = "examples", cap: float = 10.0
+) -> ArrayRecord:
+    """Average updates of one shape into the next global model.
+
+    Floating-point tensors are added up in float64 and rounded once. Integer tensors (batch norm's counters) are taken
+    from the first site, as FedBN's code does.
+
+    Args:
+        updates: the round's updates; all have the names, shapes and element types of the first.
+        weights: see `shares`.
+        cap: see `shares`.
+
+    Raises:
+        ValueError: there is nothing to average.
+    """
+    ordered = sorted(updates, key=lambda update: update.site)
+    portions = shares(ordered, weights, cap)
+    result = ArrayRecord()
+    for name in ordered[0].record:
+        arrays = [_mapped(update.record, name) for update in ordered]
+        result[name] = Array(ndarray=_weighted_sum(arrays, portions))
+    return result
+
+
+def _mapped(record: StoredRecord, name: str) -> NDArray[np.generic]:
+    array = record[name]
+    return array.map() if isinstance(array, StoredArray) else array.numpy()
+
+
+def _weighted_sum(arrays: Sequence[NDArray[np.generic]], portions: Sequence[float]) -> NDArray[np.generic]:
+    first = arrays[0]
+    if not np.issubdtype(first.dtype, np.floating):
+        return np.array(first)
+    result = np.empty(first.size, dtype=first.dtype)
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, first.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        total = np.zeros(result[block].shape, dtype=np.float64)
+        for values, portion in zip(flat, portions, strict=True):
+            total += values[block].astype(np.float64) * portion
+        result[block] = total
+    return result.reshape(first.shape)

@@ -1,0 +1,115 @@
+"""One run from the first site to the final table, over any grid of sites."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwon.common.errors import ClassMismatch, FedwonError, Stopped
+from fedwon.common.flower import host_app
+from fedwon.common.run_config import RunConfig
+from fedwon.server.evaluation import Evaluation, evaluate_model
+from fedwon.server.events import Listener, RunStarted
+from fedwon.server.runs import Run
+from fedwon.server.site_grid import SiteGrid
+from fedwon.server.store import Store
+from fedwon.server.strategy import FedWon
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        run: its name.
+        model: the file of the global model.
+        evaluation: the final model on every site.
+    """
+
+    run: str
+    model: Path
+    evaluation: Evaluation
+
+
+def agree_on_classes(config: RunConfig, grid: SiteGrid) -> tuple[str, ...]:
+    """Return the class names in the order of the network's outputs.
+
+    Those of the configuration; without them the union of what the connected sites have, sorted. Names agree, not
+    positions: a site that lacks a class still uses the same output for each of the others.
+
+    Raises:
+        ClassMismatch: the sites have fewer than two classes between them.
+    """
+    if config.classes is not None:
+        return config.classes
+    surveys = {site: grid.survey(site) or {} for site in grid.sites()}
+    names = sorted({name for survey in surveys.values() for name in survey})
+    if len(names) < 2:
+        raise ClassMismatch(
+            f"The connected sites ({', '.join(surveys) or 'none'}) have {len(names)} classes between them; two are the "
+            "least that can be learnt."
+        )
+    return tuple(names)
+
+
+def federate(
+    grid: SiteGrid,
+    config: RunConfig,
+    store: Store,
+    root: Path,
+    *,
+    listeners: Sequence[Listener] = (),
+    resume: bool = False,
+) -> Outcome:
+    """Run a federation: all rounds, then the final model on every site.
+
+    Args:
+        grid: the sites.
+        config: what is trained and how; a resumed run keeps its own.
+        store: the server's database.
+        root: the server's folder.
+        listeners: told what happens.
+        resume: go on with the newest unfinished run.
+
+    Raises:
+        RunMissing: there is nothing to resume.
+        TooFewUpdates: a round could not be completed; committed rounds are kept.
+        StorageError: the folder or the database failed.
+    """
+    host_app()
+    run = Run.unfinished(store, root, listeners) if resume else None
+    grid.wait_for_sites((run.config if run else config).participation.minimum)
+    if run is None:
+        run = Run.create(store, root, config, agree_on_classes(config, grid), listeners)
+    run.make_folders()
+    run.set_state("running")
+    grid.begin_run(run.spool)
+    try:
+        return _complete(grid, run)
+    except FedwonError as error:
+        state = "stopped" if isinstance(error, Stopped) else "failed"
+        run.finish(state, error.message)
+        grid.run_ended(run.id, state)
+        raise
+
+
+def _complete(grid: SiteGrid, run: Run) -> Outcome:
+    done, record = run.last()
+    rounds, deadline = run.config.rounds, run.config.participation.deadline_seconds
+    run.tell(RunStarted(run.id, rounds, done, tuple(grid.sites())))
+    if done < rounds:
+        FedWon(run, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
+    _, final = run.last()
+    evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
+    for score in evaluation.scores:
+        values = {"correct": score.correct, "examples": score.examples, "loss": score.loss}
+        run.measured(rounds, score.site, {f"{score.part}-{key}": value for key, value in values.items()})
+    path = run.finish("finished")
+    grid.run_ended(run.id, "finished")
+    if path is None:
+        raise AssertionError("a finished run has a model")
+    return Outcome(run.id, path, evaluation)

@@ -1,0 +1,212 @@
+"""`fedwon-server`: what an operator types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedwon.common import logs
+from fedwon.common.config import load, parse
+from fedwon.common.console import run_command, show_table
+from fedwon.common.pki import fingerprint
+from fedwon.common.version import VERSION
+from fedwon.server import report, sites
+from fedwon.server.config import ServerConfig
+from fedwon.server.serving import Home
+
+app = typer.Typer(
+    name="fedwon-server",
+    help="The server of a federation: images stay at the sites, weights come here.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Folder = Annotated[Path, typer.Option("--dir", help="The server's folder.", show_default="fedwon-server")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+HOME = Path("fedwon-server")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    log_format: Annotated[Literal["auto", "text", "json"], typer.Option(help="How log lines look.")] = "auto",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Least level.")] = "info",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Set up logging for every command."""
+    del version
+    logs.setup(log_format, log_level)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")] = HOME,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name or address by which sites reach this server; repeat it for several, best first."),
+    ] = None,
+    federation: Annotated[str, typer.Option(help="Name of the federation.")] = "federation",
+    listen: Annotated[str, typer.Option(help="Address for sites.")] = "0.0.0.0:8470",
+    enrolment: Annotated[str, typer.Option(help="Address for sites that join.")] = "0.0.0.0:8471",
+) -> None:
+    """Make a server's folder: server.yaml, a certificate authority, and a certificate for the names given."""
+    settings = {"federation": federation, "listen": listen, "enrolment": enrolment}
+    if name:
+        settings["names"] = name  # type: ignore[assignment]  # a mapping of mixed values, checked by parse
+    home = Home.create(folder, parse(ServerConfig, settings, "the options of init"))
+    typer.echo(f"made {folder}; look at {folder / 'server.yaml'}, then:")
+    typer.echo(f"  fedwon-server enroll SITE --dir {folder}     (once a site)")
+    typer.echo(f"  fedwon-server start --dir {folder}")
+    typer.echo(f"fingerprint of the federation's authority: {fingerprint(home.authority.pem)}")
+
+
+@app.command()
+def enroll(
+    site: Annotated[str, typer.Argument(help="Name of the site, such as press-3.")],
+    folder: Folder = HOME,
+    hours: Annotated[float, typer.Option(help="How long the token can be used.", min=0.001, max=720)] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print the line with which a site joins: address, fingerprint and a single-use token."""
+    from fedwon.server.naming import check_site_name
+
+    home = Home.open(folder)
+    token = sites.make_token(home.store, check_site_name(site), hours)
+    mark = fingerprint(home.authority.pem)
+    line = f"fedwon-client join {home.enrolment_address} --fingerprint {mark} --token {token}"
+    if as_json:
+        content = {"site": site, "server": home.enrolment_address, "fingerprint": mark, "token": token, "join": line}
+        typer.echo(json.dumps(content))
+        return
+    typer.echo(f"On the machine of site {site}, within {hours:g} hours:", err=True)
+    typer.echo(line)
+
+
+@app.command()
+def start(
+    folder: Folder = HOME,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run.")] = False,
+    run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
+) -> None:
+    """Listen for sites, run the federation, and end with the global model."""
+    from fedwon.common.run_config import RunConfig
+    from fedwon.server.display import show_outcome, watching
+    from fedwon.server.operating import run_federation
+
+    home = Home.open(folder)
+    config = load(RunConfig, run) if run else home.config.run
+    with watching() as listener:
+        outcome = run_federation(home, config, listeners=[listener], resume=resume)
+    show_outcome(outcome, typer.echo)
+
+
+@app.command()
+def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
+    """Show the runs and how far each has come."""
+    runs = report.runs(Home.open(folder).store)
+    if as_json:
+        typer.echo(json.dumps({"version": VERSION, "runs": runs}))
+        return
+    if not runs:
+        typer.echo("no runs yet: fedwon-server start")
+        return
+    show_table(
+        ("run", "state", "rounds", "mean accuracy", "worst site", "model"),
+        [report.run_row(run, folder) for run in runs],
+        title="Runs, newest first",
+    )
+
+
+@app.command("sites")
+def list_sites(folder: Folder = HOME, as_json: AsJson = False) -> None:
+    """Show the sites: who has joined, who is connected, what each has."""
+    rows = report.sites(Home.open(folder).store)
+    if as_json:
+        typer.echo(json.dumps({"version": VERSION, "sites": rows}))
+        return
+    if not rows:
+        typer.echo("no sites yet: fedwon-server enroll SITE")
+        return
+    show_table(
+        ("site", "state", "last seen", "images", "classes", "version", "certificate"),
+        [report.site_row(row) for row in rows],
+        title="Sites",
+    )
+
+
+@app.command()
+def evaluate(
+    folder: Folder = HOME,
+    run: Annotated[str | None, typer.Option(help="A run; the newest without it.")] = None,
+    number: Annotated[int | None, typer.Option("--round", help="A round; the last without it.", min=0)] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file in place of a run's.")] = None,
+    minimum: Annotated[int | None, typer.Option("--sites", help="Wait for so many sites.", min=1)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for their answers.", min=1)] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Let every site measure a model on its own images; `start` must not be running."""
+    from fedwon.server.display import show_evaluation
+    from fedwon.server.operating import evaluate_at_sites, pick_model
+
+    home = Home.open(folder)
+    task, record = pick_model(home, run, number, model)
+    evaluation = evaluate_at_sites(home, task, record, minimum=minimum, timeout=timeout)
+    if as_json:
+        content = {"model": str(record.blob.path), "run": task.run, "round": task.round}
+        typer.echo(json.dumps({**content, **evaluation.as_dict()}))
+        return
+    show_evaluation(evaluation, typer.echo)
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path, typer.Argument(help="A run's configuration.")],
+    data: Annotated[str, typer.Option(help="A folder of domains, one site each, or `digits` for the built-in set.")],
+    out: Annotated[Path | None, typer.Option(help="Keep models and database in this folder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a federation in this one process, without sockets: for experiments and tests."""
+    from fedwon.server.display import show_outcome, watching
+    from fedwon.server.simulating import SimulationConfig, simulation_report
+    from fedwon.server.simulating import simulate as run_simulation
+
+    settings = load(SimulationConfig, config)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    with watching(quiet=as_json) as listener:
+        result = run_simulation(settings, data, out, [listener])
+    if as_json:
+        typer.echo(json.dumps(simulation_report(settings, result)))
+        return
+    show_outcome(result.outcome, typer.echo, kept=out is not None)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="A folder of domains, one site each; the built-in digits without it.")] = "",
+    folder: Annotated[Path, typer.Option("--dir", help="Where server and sites of the demo live.")] = Path(".demo"),
+    config: Annotated[Path | None, typer.Option(help="A run's configuration in place of the demo's.")] = None,
+) -> None:
+    """Start a server and one process a site on this machine, with mutual TLS, and show what comes of it."""
+    from fedwon.server.demo import run_demo
+
+    run_demo(data or "digits", folder, config)
+
+
+def run() -> None:
+    """Entry point of the command."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,31 @@
+"""server.yaml: what the operator decides."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedwon.common.config import Settings
+from fedwon.common.run_config import Name, RunConfig
+
+Address = Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
+"""`host:port`, or `[address]:port` for IPv6."""
+
+
+class ServerConfig(Settings):
+    """A federation's server."""
+
+    federation: Name = "federation"
+    """The federation's name; it stands in every certificate."""
+    listen: Address = "0.0.0.0:8470"
+    """Where sites connect with their certificates (mutual TLS)."""
+    enrolment: Address = "0.0.0.0:8471"
+    """Where sites that join present their token; it can be closed in the firewall between enrolments."""
+    names: tuple[str, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
+    """Host names and addresses by which sites reach this server; they stand in its certificate. The first one is told
+    to sites that join."""
+    heartbeat_seconds: float = Field(default=15.0, ge=0.2, le=600)
+    """How often a site says that it is there; after three silent intervals it counts as gone."""
+    run: RunConfig = RunConfig()
+    """What is trained, how, and by whom."""

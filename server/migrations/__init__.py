@@ -1,0 +1,1 @@
+"""Database migrations (alembic), applied whenever a server opens its database."""

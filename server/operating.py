@@ -1,0 +1,86 @@
+"""What `start` and `evaluate` do: serve in the event loop, work in a thread, stop on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from fedwon.common.arrays import StoredRecord
+from fedwon.common.model_file import read_model, trained_network
+from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
+from fedwon.server.app import Outcome, federate
+from fedwon.server.evaluation import Evaluation, evaluate_model
+from fedwon.server.events import Listener
+from fedwon.server.grid import GrpcGrid
+from fedwon.server.runs import Run
+from fedwon.server.serving import Home, serving
+
+T = TypeVar("T")
+
+
+def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listener], resume: bool) -> Outcome:
+    """Serve sites and run a federation to its end.
+
+    Raises:
+        PortInUse: another process listens on one of the ports.
+        Stopped: SIGINT or SIGTERM; committed rounds are kept.
+        RunError: the run could not go on.
+    """
+    rules = Run.unfinished(home.store, home.folder).config.participation if resume else config.participation
+
+    def work(grid: GrpcGrid) -> Outcome:
+        return federate(grid, config, home.store, home.folder, listeners=listeners, resume=resume)
+
+    return asyncio.run(_serve(home, rules, work))
+
+
+def evaluate_at_sites(
+    home: Home, task: TaskConfig, record: StoredRecord, *, minimum: int | None, timeout: float
+) -> Evaluation:
+    """Serve sites and let each measure a model.
+
+    Args:
+        home: the server.
+        task: what the model was trained as.
+        record: its arrays.
+        minimum: sites to wait for; the run's minimum without it.
+        timeout: seconds to wait for their answers.
+
+    Raises:
+        PortInUse: another process listens on one of the ports.
+        Stopped: SIGINT or SIGTERM.
+    """
+    rules = home.config.run.participation.model_copy(update={"quorum": None, "patience_seconds": None})
+
+    def work(grid: GrpcGrid) -> Evaluation:
+        grid.wait_for_sites(minimum or rules.minimum)
+        return evaluate_model(grid, task, record, timeout=timeout)
+
+    return asyncio.run(_serve(home, rules, work))
+
+
+def pick_model(home: Home, run: str | None, number: int | None, path: Path | None) -> tuple[TaskConfig, StoredRecord]:
+    """Return the model to evaluate: a file's, or that of a run's round, the newest where nothing is named.
+
+    Raises:
+        ModelMismatch: the file's tensors are not the network's.
+        RunMissing: no such run or round.
+        BrokenFile: the file is damaged.
+    """
+    if path is None:
+        opened = Run.open(home.store, home.folder, run)
+        path = (opened.last()[1] if number is None else opened.model(number)).blob.path
+    task, record = read_model(path)
+    trained_network(task, record)  # a model that does not fit is refused here, once, not at every site
+    return task, record
+
+
+async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
+    loop = asyncio.get_running_loop()
+    async with serving(home) as hub:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: asyncio.ensure_future(hub.stop()))
+        return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))

@@ -1,0 +1,251 @@
+"""A run on disk: its row in the database, its folder, its committed rounds.
+
+`<root>/runs/<run>/round-0007.safetensors` is the global model after round 7 (0: before any training), with a manifest
+beside it; `spool/` holds updates of the round in hand; `quarantine/` those that were refused. A round counts when its
+file has its final name and its row is committed, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flwr.app import ArrayRecord
+from sqlalchemy import select
+
+from fedwon.common.arrays import StoredRecord, open_record, record_of, write_record
+from fedwon.common.config import parse
+from fedwon.common.errors import BrokenFile, RunMissing, storage_error
+from fedwon.common.files import write_atomic
+from fedwon.common.model_file import describe, network
+from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.version import VERSION
+from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded
+from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow, now
+
+
+class Run:
+    """One run.
+
+    Args:
+        store: the server's database.
+        root: the server's folder.
+        run_id: name of the run, also of its folder below `runs/`.
+        config: what is trained and how.
+        classes: class names in the order of the network's outputs.
+        listeners: told what happens.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        store: Store,
+        root: Path,
+        run_id: str,
+        config: RunConfig,
+        classes: Sequence[str],
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.store, self.id, self.config, self.classes = store, run_id, config, tuple(classes)
+        self.folder = root / "runs" / run_id
+        self.spool, self.quarantine = self.folder / "spool", self.folder / "quarantine"
+        self.listeners = list(listeners)
+
+    @classmethod
+    def create(
+        cls, store: Store, root: Path, config: RunConfig, classes: Sequence[str], listeners: Sequence[Listener] = ()
+    ) -> Run:
+        """Begin a run: its folder, its row and its initial model.
+
+        Raises:
+            StorageError: the folder or the database cannot be written.
+        """
+        run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        run = cls(store, root, run_id, config, classes, listeners)
+        run.make_folders()
+        with store.session() as session:
+            row = RunRow(id=run_id, config=config.model_dump(mode="json"), classes=list(run.classes), state="running")
+            session.add(row)
+        run.commit(0, record_of(network(run.task(0))), seconds=0.0, sites=())
+        return run
+
+    @classmethod
+    def unfinished(cls, store: Store, root: Path, listeners: Sequence[Listener] = ()) -> Run:
+        """Return the newest run that has not finished.
+
+        Raises:
+            RunMissing: there is none.
+        """
+        with store.session() as session:
+            rows = session.scalars(select(RunRow).order_by(RunRow.made.desc())).all()
+        row = next((row for row in rows if row.state != "finished"), None)
+        if row is None:
+            raise RunMissing(f"There is no unfinished run in {root}.", hint="Start one without `--resume`.")
+        return cls.of_row(store, root, row, listeners)
+
+    @classmethod
+    def open(cls, store: Store, root: Path, run_id: str | None = None) -> Run:
+        """Open a run to look at, by name or the newest.
+
+        Raises:
+            RunMissing: there is none of that name.
+        """
+        with store.session() as session:
+            query = select(RunRow).order_by(RunRow.made.desc())
+            row = session.scalars(query if run_id is None else query.where(RunRow.id == run_id)).first()
+        if row is None:
+            raise RunMissing(f"There is no run{f' `{run_id}`' if run_id else ''} in {root}.")
+        return cls.of_row(store, root, row)
+
+    @classmethod
+    def of_row(cls, store: Store, root: Path, row: RunRow, listeners: Sequence[Listener] = ()) -> Run:
+        """Make the run that a row describes."""
+        config = parse(RunConfig, row.config, f"the configuration of run {row.id}")
+        return cls(store, root, row.id, config, row.classes, listeners)
+
+    def task(self, number: int) -> TaskConfig:
+        """Return what sites are told in a round."""
+        return TaskConfig.of(self.config, run=self.id, server_round=number, classes=self.classes)
+
+    def tell(self, event: Event) -> None:
+        """Tell all listeners."""
+        for listener in self.listeners:
+            listener(event)
+
+    def model_path(self, number: int) -> Path:
+        """Return the file of the global model after a round."""
+        return self.folder / f"round-{number:04d}.safetensors"
+
+    def commit(self, number: int, record: ArrayRecord, *, seconds: float, sites: Sequence[str]) -> StoredRecord:
+        """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
+
+        Args:
+            number: the round.
+            record: the new global model.
+            seconds: how long the round took.
+            sites: whose updates are in it.
+
+        Returns:
+            The model as it stands on the disk.
+
+        Raises:
+            DiskFull: no space left; the round before is untouched.
+        """
+        path = self.model_path(number)
+        blob = write_record(record, path, describe(self.task(number)))
+        manifest = {
+            "run": self.id,
+            "round": number,
+            "digest": blob.digest,
+            "size": blob.size,
+            "sites": list(sites),
+            "version": VERSION,
+            "config": self.config.model_dump(mode="json"),
+            "classes": list(self.classes),
+        }
+        write_atomic(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
+        row = {"path": path.name, "digest": blob.digest, "size": blob.size, "seconds": seconds, "committed": now()}
+        with self.store.session() as session:
+            session.merge(RoundRow(run=self.id, number=number, **row))
+        if number > 0:
+            self.tell(RoundCommitted(number, seconds, path, tuple(sites)))
+        return open_record(path, digest=blob.digest)
+
+    def last(self) -> tuple[int, StoredRecord]:
+        """Return the last committed round and its model, its digest checked.
+
+        Raises:
+            BrokenFile: the file is not the one that was committed.
+            RunMissing: nothing was committed.
+        """
+        return self._committed(None)
+
+    def model(self, number: int) -> StoredRecord:
+        """Return the model of a committed round, its digest checked.
+
+        Raises:
+            BrokenFile: the file is not the one that was committed.
+            RunMissing: that round was not committed.
+        """
+        return self._committed(number)[1]
+
+    def _committed(self, number: int | None) -> tuple[int, StoredRecord]:
+        query = select(RoundRow).where(RoundRow.run == self.id).order_by(RoundRow.number.desc())
+        if number is not None:
+            query = query.where(RoundRow.number == number)
+        with self.store.session() as session:
+            row = session.scalars(query).first()
+        if row is None:
+            raise RunMissing(f"Run {self.id} has no committed round{'' if number is None else f' {number}'}.")
+        record = open_record(self.folder / row.path)
+        if record.blob.digest != row.digest:
+            raise BrokenFile(f"{record.blob.path} is not the file that was committed (its digest differs).")
+        return row.number, record
+
+    def sent(self, task_id: str, number: int, site: str, kind: str) -> None:
+        """Note that a site was asked."""
+        with self.store.session() as session:
+            session.merge(TaskRow(id=task_id, run=self.id, round=number, site=site, kind=kind, state="sent"))
+
+    def settled(self, task_id: str, state: str, **values: str | float) -> None:
+        """Note what came of a task.
+
+        Args:
+            task_id: the task.
+            state: "received", "averaged", "refused", "failed" or "late".
+            values: columns of the task's row: `reason`, `bytes_up`, `bytes_down`, `seconds`.
+        """
+        with self.store.session() as session:
+            row = session.get(TaskRow, task_id)
+            if row is not None:
+                row.state = state
+                for column, value in values.items():
+                    setattr(row, column, value)
+
+    def measured(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
+        """Keep what a site measured on the global model of a round."""
+        with self.store.session() as session:
+            for key, value in metrics.items():
+                session.merge(MetricRow(run=self.id, round=number, site=site, key=key, value=float(value)))
+
+    def clear_spool(self) -> None:
+        """Delete updates that are averaged or belong to a round that is over."""
+        shutil.rmtree(self.spool, ignore_errors=True)
+        self.spool.mkdir(parents=True, exist_ok=True)
+
+    def finish(self, state: str, reason: str = "") -> Path | None:
+        """End the run and give its last model the name `model.safetensors`.
+
+        Returns:
+            That file, or None when no round was committed.
+        """
+        path = None
+        if state == "finished":
+            _, record = self.last()
+            path = self.folder / "model.safetensors"
+            temporary = path.with_suffix(".tmp")
+            temporary.unlink(missing_ok=True)
+            os.link(record.blob.path, temporary)
+            temporary.replace(path)
+        self.set_state(state, reason)
+        self.tell(RunEnded(self.id, state, reason, path))
+        return path
+
+    def make_folders(self) -> None:
+        """Make the run's folders."""
+        try:
+            for folder in (self.folder, self.spool, self.quarantine):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"making {self.folder}") from None
+
+    def set_state(self, state: str, reason: str = "") -> None:
+        """Note that the run goes on or has ended."""
+        with self.store.session() as session:
+            row = session.get_one(RunRow, self.id)
+            row.state, row.reason = state, reason
+            row.ended = None if state == "running" else now()

@@ -1,0 +1,186 @@
+"""A server's life: its folder, its certificates, its two ports, and the loop behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import aio as grpc_health
+
+from fedwon.common.config import dump, load
+from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, PortInUse, StorageError
+from fedwon.common.files import write_atomic
+from fedwon.common.pki import (
+    Authority,
+    Credentials,
+    create_authority,
+    issue_server,
+    load_authority,
+    load_credentials,
+    save_credentials,
+)
+from fedwon.common.wire import fedwon_pb2_grpc as rpc
+from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS
+from fedwon.server import sites
+from fedwon.server.config import ServerConfig
+from fedwon.server.hub import Hub
+from fedwon.server.service import EnrolmentService, FederationService
+from fedwon.server.store import Store
+
+logger = logging.getLogger(__name__)
+
+SEEN_SECONDS = 10.0
+GRACE_SECONDS = 3.0
+CONFIG_NAME = "server.yaml"
+
+
+@dataclass
+class Home:
+    """A server's folder, opened.
+
+    Attributes:
+        folder: where everything lies.
+        config: server.yaml.
+        store: the database.
+        authority: the federation's own certificate authority.
+    """
+
+    folder: Path
+    config: ServerConfig
+    store: Store
+    authority: Authority
+
+    @classmethod
+    def open(cls, folder: Path) -> Home:
+        """Open a folder that `create` made.
+
+        Raises:
+            ConfigMissing: there is no server.yaml in it.
+            ConfigError: server.yaml is not valid.
+            StorageError: the database or the certificates cannot be read.
+        """
+        if not (folder / CONFIG_NAME).exists():
+            raise ConfigMissing(f"{folder} is no server's folder: it has no {CONFIG_NAME}.")
+        config = load(ServerConfig, folder / CONFIG_NAME)
+        return cls(folder, config, Store(folder / "fedwon.db"), load_authority(folder / "pki"))
+
+    @classmethod
+    def create(cls, folder: Path, config: ServerConfig) -> Home:
+        """Make a server's folder: server.yaml, authority, server certificate, database.
+
+        Raises:
+            FolderTaken: there is a server.yaml already.
+            DiskFull: no space left.
+        """
+        if (folder / CONFIG_NAME).exists():
+            raise FolderTaken(f"{folder / CONFIG_NAME} is there already.")
+        authority = create_authority(folder / "pki", config.federation)
+        save_credentials(folder / "pki", "server", issue_server(authority, config.names))
+        home = cls(folder, config, Store(folder / "fedwon.db"), authority)
+        home.store.audit("server made", config.federation, ", ".join(config.names))
+        write_atomic(folder / CONFIG_NAME, dump(config).encode())
+        return home
+
+    @property
+    def public_address(self) -> str:
+        """Where sites find the federation: the first name with the port that is listened on."""
+        return _public(self.config.names[0], self.config.listen)
+
+    @property
+    def enrolment_address(self) -> str:
+        """Where sites find enrolment."""
+        return _public(self.config.names[0], self.config.enrolment)
+
+
+def _public(name: str, listen: str) -> str:
+    host = f"[{name}]" if ":" in name else name
+    return f"{host}:{listen.rpartition(':')[2]}"
+
+
+@asynccontextmanager
+async def serving(home: Home) -> AsyncIterator[Hub]:
+    """Listen on both ports while the block runs; yields the hub.
+
+    Raises:
+        PortInUse: another process listens there.
+        StorageError: certificates cannot be read.
+    """
+    credentials = load_credentials(home.folder / "pki", "server")
+    hub = Hub(home.config.heartbeat_seconds)
+    service = FederationService(hub, home.store, home.authority)
+    federation, enrolment = grpc.aio.server(options=CHANNEL_OPTIONS), grpc.aio.server(options=CHANNEL_OPTIONS)
+    rpc.add_FederationServicer_to_server(service, federation)
+    rpc.add_EnrolmentServicer_to_server(EnrolmentService(home.store, home.authority, home.public_address), enrolment)
+    _listen(federation, home.config.listen, "listen", _tls(credentials, mutual=True))
+    _listen(enrolment, home.config.enrolment, "enrolment", _tls(credentials, mutual=False))
+    health = grpc_health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, federation)
+    sites.disconnected(home.store)
+    await federation.start()
+    await enrolment.start()
+    logger.info("listening on %s, enrolment on %s", home.config.listen, home.config.enrolment)
+    noting = asyncio.create_task(_note_seen(service, home.store))
+    try:
+        yield hub
+    finally:
+        noting.cancel()
+        with suppress(asyncio.CancelledError):
+            await noting
+        await hub.stop()
+        await asyncio.gather(federation.stop(GRACE_SECONDS), enrolment.stop(GRACE_SECONDS))
+        sites.disconnected(home.store)
+
+
+def _tls(credentials: Credentials, *, mutual: bool) -> grpc.ServerCredentials:
+    pair = (credentials.key, credentials.certificate)
+    if not mutual:
+        return grpc.ssl_server_credentials([pair])
+    return grpc.ssl_server_credentials([pair], credentials.authority, require_client_auth=True)
+
+
+def _listen(server: grpc.aio.Server, address: str, key: str, credentials: grpc.ServerCredentials) -> None:
+    _check_port(address, key)
+    try:
+        server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise PortInUse(f"Cannot listen on {address} (`{key}` in {CONFIG_NAME}): {error}.") from None
+
+
+def _check_port(address: str, key: str) -> None:
+    """Bind once ahead of gRPC, whose own error does not tell a taken port from a wrong address.
+
+    Raises:
+        PortInUse: another process listens there.
+        ConfigError: the address is none of this machine's.
+    """
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except PermissionError:
+            raise ConfigError(f"This user may not listen on {address} (`{key}` in {CONFIG_NAME}).") from None
+        except (socket.gaierror, OverflowError) as error:
+            raise ConfigError(f"{address} (`{key}` in {CONFIG_NAME}) is no address of this machine: {error}.") from None
+        except OSError as error:
+            raise PortInUse(f"{address} (`{key}` in {CONFIG_NAME}) cannot be listened on: {error.strerror}.") from None
+
+
+async def _note_seen(service: FederationService, store: Store) -> None:
+    """Write now and then when sites were last heard of: one transaction for all."""
+    while True:
+        await asyncio.sleep(SEEN_SECONDS)
+        moments, service.last_seen = service.last_seen, {}
+        if moments:
+            try:
+                await asyncio.to_thread(sites.seen, store, list(moments.items()))
+            except StorageError as error:
+                logger.warning("%s", error.message)

@@ -1,0 +1,103 @@
+"""A Flower `Grid` whose nodes are sites with names: what the gRPC grid and the simulation have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedwon.common.flower import Run as FlowerRun
+from fedwon.common.flower import make_run
+
+Survey = Mapping[str, Mapping[str, int]]
+"""How many images a site has: class name to part ("train", "val", "test") to count."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one task cost.
+
+    Attributes:
+        bytes_down: bytes the site fetched for it.
+        bytes_up: bytes the site sent.
+        seconds: work at the site.
+    """
+
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+
+
+def node_id_of(site: str) -> int:
+    """Return the number under which Flower knows a site: the same in every process and run."""
+    return int.from_bytes(hashlib.sha256(site.encode()).digest()[:7], "big") | 1 << 55
+
+
+class SiteGrid(Grid):
+    """A Grid that knows its nodes by name."""
+
+    def __init__(self) -> None:
+        self._run = make_run()
+
+    def set_run(self, run: FlowerRun) -> None:
+        """Take over Flower's description of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> FlowerRun:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node; see Flower's `Grid`."""
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the numbers of the sites that are connected, in the order of their names."""
+        return [node_id_of(site) for site in self.sites()]
+
+    @abstractmethod
+    def sites(self) -> list[str]:
+        """Return the names of the sites that are connected, sorted."""
+
+    @abstractmethod
+    def survey(self, site: str) -> Survey | None:
+        """Return what images a site says it has, or None where it did not say."""
+
+    @abstractmethod
+    def wait_for_sites(self, minimum: int) -> None:
+        """Block until so many sites are connected."""
+
+    def begin_run(self, spool: Path) -> None:
+        """Hear in which folder updates of the run may be kept."""
+        del spool
+
+    def traffic(self, message_id: str) -> Traffic:
+        """Return what a task cost so far."""
+        del message_id
+        return Traffic()
+
+    def discount(self, message_id: str) -> None:
+        """Take back that a reply counts towards the quorum: it was refused."""
+        del message_id
+
+    def committed(self, run: str, number: int, message_ids: Iterable[str]) -> None:
+        """Hear that a round stands on the disk, so that sites may drop what they kept for it."""
+        del run, number, message_ids
+
+    def run_ended(self, run: str, state: str) -> None:
+        """Hear that the run is over."""
+        del run, state
+
+
+def metrics_of(content: RecordDict) -> dict[str, Any]:
+    """Return the numbers of an answer in one mapping."""
+    return {key: value for record in content.metric_records.values() for key, value in record.items()}

@@ -1,0 +1,217 @@
+"""The database of a server: sites, tokens, runs, rounds, tasks, metrics and the audit trail, in one SQLite file.
+
+WAL mode, so that `status` and `enroll` read and write while the server runs. Writes are short transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from fedwon.common.errors import DiskFull, StorageError
+
+BUSY_SECONDS = 30.0
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, stored and read back in UTC (SQLite keeps no time zone)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: object) -> datetime | None:
+        """Store as UTC without a zone."""
+        del dialect
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: object) -> datetime | None:
+        """Read back as UTC."""
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+class Site(Base):
+    """A site that has enrolled."""
+
+    __tablename__ = "sites"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    enrolled: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime]
+    last_seen: Mapped[datetime | None]
+    connected: Mapped[bool] = mapped_column(default=False)
+    version: Mapped[str | None]
+    data: Mapped[dict[str, Any] | None]
+
+
+class Token(Base):
+    """A single-use join token; only its hash is kept."""
+
+    __tablename__ = "tokens"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str]
+    made: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime]
+    used: Mapped[datetime | None]
+
+
+class RunRow(Base):
+    """A run."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    config: Mapped[dict[str, Any]]
+    classes: Mapped[list[str]]
+    state: Mapped[str]  # running, finished, stopped, failed
+    reason: Mapped[str] = mapped_column(default="")
+    made: Mapped[datetime] = mapped_column(default=now)
+    ended: Mapped[datetime | None]
+
+
+class RoundRow(Base):
+    """A committed round; round 0 is the initial model."""
+
+    __tablename__ = "rounds"
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[str]
+    digest: Mapped[str]
+    size: Mapped[int]
+    seconds: Mapped[float]
+    committed: Mapped[datetime] = mapped_column(default=now)
+
+
+class TaskRow(Base):
+    """What one site was asked in one round, and what came of it."""
+
+    __tablename__ = "tasks"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    round: Mapped[int]
+    site: Mapped[str]
+    kind: Mapped[str]
+    state: Mapped[str]  # sent, received, averaged, refused, failed, late
+    reason: Mapped[str] = mapped_column(default="")
+    bytes_down: Mapped[int] = mapped_column(default=0)
+    bytes_up: Mapped[int] = mapped_column(default=0)
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    made: Mapped[datetime] = mapped_column(default=now)
+
+
+class MetricRow(Base):
+    """One number of one site about the global model of one round."""
+
+    __tablename__ = "metrics"
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+
+class AuditRow(Base):
+    """Something that an operator or the system did and that somebody may ask about later."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[str] = mapped_column(default="")
+
+
+class Store:
+    """One open database.
+
+    Args:
+        path: the SQLite file; made and brought to the newest schema if need be.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.engine = _engine(path)
+        with _translated(path):
+            migrate(self.engine)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            StorageError: the database cannot be read or written; DiskFull where that is the reason.
+        """
+        with _translated(self.path), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def audit(self, action: str, subject: str, detail: str = "") -> None:
+        """Write a line into the audit trail."""
+        with self.session() as session:
+            session.add(AuditRow(action=action, subject=subject, detail=detail))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: object) -> None:
+        del record
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # a committed round survives a power cut
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring a database to the newest schema."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).resolve().parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        text = str(error.orig)
+        if "full" in text:
+            raise DiskFull(f"No space left on the disk while writing {path}.") from None
+        raise StorageError(f"The database {path} cannot be used: {text}.") from None
+    except DatabaseError as error:
+        raise StorageError(
+            f"The database {path} is damaged: {error.orig}.", hint="Put back the last backup of this folder."
+        ) from None

@@ -1,0 +1,156 @@
+"""Runs and tasks: any valid configuration travels without a change."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedwon.common.config import flatten, parse, unflatten
+from fedwon.common.errors import ConfigError
+from fedwon.common.methods import METHODS
+from fedwon.common.run_config import RunConfig, TaskConfig
+
+positive = st.floats(1e-6, 1e6)
+channels = st.sampled_from([1, 3])
+class_names = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=5, unique=True)
+
+
+def optional(values):
+    return st.none() | values
+
+
+@st.composite
+def image_settings(draw):
+    count = draw(channels)
+    a_channel = st.sampled_from([1, count])
+    mean = draw(a_channel.flatmap(lambda n: st.tuples(*[st.floats(-10, 10)] * n)))
+    std = draw(a_channel.flatmap(lambda n: st.tuples(*[positive] * n)))
+    rest = st.fixed_dictionaries(
+        {},
+        optional={
+            "size": st.integers(8, 2048),
+            "validation_fraction": st.floats(0.01, 0.99),
+            "max_train": optional(st.integers(1, 10**6)),
+            "missing_classes": st.sampled_from(["allow", "refuse"]),
+            "unknown_classes": st.sampled_from(["skip", "refuse"]),
+        },
+    )
+    return {"channels": count, "mean": mean, "std": std} | draw(rest)
+
+
+training_settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "epochs": st.integers(1, 100),
+        "steps": optional(st.integers(1, 10**6)),
+        "batch_size": st.integers(2, 4096),
+        "lr": positive,
+        "momentum": st.floats(0, 0.999),
+        "weight_decay": st.floats(0, 1),
+        "clipping": optional(positive),
+        "proximal_mu": optional(st.floats(0, 10)),
+    },
+)
+participation_settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "minimum": st.integers(3, 100),
+        "fraction": st.floats(0.01, 1),
+        "quorum": optional(st.integers(1, 2)),
+        "patience_seconds": optional(st.floats(0, 1e5)),
+        "deadline_seconds": positive,
+        "retries": st.integers(0, 10),
+    },
+)
+runs = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"),
+        "method": st.sampled_from(sorted(METHODS)),
+        "seed": st.integers(0, 2**31 - 1),
+        "rounds": st.integers(1, 10**6),
+        "classes": optional(class_names),
+        "model": st.fixed_dictionaries(
+            {}, optional={"name": st.text(), "width": st.floats(0.01, 4), "relu_constant": st.booleans()}
+        ),
+        "images": image_settings(),
+        "training": training_settings,
+        "participation": participation_settings,
+    },
+).map(lambda content: parse(RunConfig, content, "drawn"))
+
+
+@given(runs)
+def test_a_run_flat_and_back(run):
+    assert parse(RunConfig, unflatten(flatten(run)), "flat") == run
+
+
+@given(runs, st.text(), st.integers(0, 10**6), class_names.map(tuple))
+def test_a_task_flat_and_back(run, name, number, classes):
+    task = TaskConfig.of(run, run=name, server_round=number, classes=classes)
+    flat = task.flat()
+    assert TaskConfig.from_flat(dict(flat)) == task
+    for value in flat.values():  # what Flower's ConfigRecord takes
+        assert isinstance(value, bool | int | float | str | list)
+        if isinstance(value, list):
+            assert len({type(item) for item in value}) == 1
+
+
+@given(runs)
+def test_a_task_says_all_that_a_site_needs(run):
+    task = TaskConfig.of(run, run="r", server_round=3, classes=("a", "b"))
+    rules = METHODS[run.method]
+    assert (task.round, task.seed, task.classes) == (3, run.seed, ("a", "b"))
+    assert (task.normalization, task.minimum_batch) == (rules.normalization, rules.minimum_batch)
+    wanted = rules.proximal_mu if run.training.proximal_mu is None else run.training.proximal_mu
+    assert task.training.proximal_mu == wanted
+    assert task.training.model_copy(update={"proximal_mu": None}) == run.training.model_copy(
+        update={"proximal_mu": None}
+    )
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox"])
+def test_batch_norm_and_a_batch_of_one(method):
+    with pytest.raises(ConfigError, match="batch of 1; use `batch_size: 2` or more, or method `fedwon`"):
+        parse(RunConfig, {"method": method, "training": {"batch_size": 1}}, "x")
+
+
+@pytest.mark.parametrize("method", ["fedwon", "fedavg_gn", "fedavg_ln"])
+def test_a_batch_of_one_where_it_can_be(method):
+    assert parse(RunConfig, {"method": method, "training": {"batch_size": 1}}, "x").training.batch_size == 1
+
+
+def test_a_quorum_above_the_minimum_is_possible_with_a_fraction():
+    config = parse(RunConfig, {"participation": {"quorum": 3, "fraction": 0.5}}, "x")
+    assert config.participation.quorum == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": None}, "`seed`"),
+        ({"bogus": 1}, "unknown key `bogus`"),
+        ({"model.bogus": 1}, "unknown key `model.bogus`"),
+        ({"model": 1}, "`model"),
+        ({"classes": ["only"]}, "`classes`"),
+        ({"training.lr": float("nan")}, "`training.lr`"),
+        ({"normalization": "instance"}, "`normalization`"),
+        ({"round": -1}, "`round`"),
+    ],
+)
+def test_a_bad_task_is_refused(change, words):
+    flat = TaskConfig.of(RunConfig(), run="r", server_round=1, classes=("a", "b")).flat()
+    with pytest.raises(ConfigError, match=words):
+        TaskConfig.from_flat({**flat, **change})
+
+
+def test_a_task_without_a_needed_key():
+    flat = TaskConfig.of(RunConfig(), run="r", server_round=1, classes=("a", "b")).flat()
+    del flat["seed"]
+    with pytest.raises(ConfigError, match="task from the server: `seed` is missing"):
+        TaskConfig.from_flat(dict(flat))
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "-x", "a/b", "a b", "a\n", "ä", "x" * 64])
+def test_names_that_are_not_safe(name):
+    with pytest.raises(ConfigError, match="`name`"):
+        parse(RunConfig, {"name": name}, "x")
