@@ -13,7 +13,7 @@ PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS)
 # A folder's time changes when a module comes or goes, which the strict editable install must hear of.
 PACKAGES := models common common/wire client server server/migrations/versions
 
-.PHONY: demo test test-fast lint format docs wire clean
+.PHONY: help demo test accuracy lint format docs wire clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -39,6 +39,9 @@ demo: $(VENV)/.demo  ## A federation of one server and four sites on this machin
 test: $(VENV)/.dev  ## All tests but the long accuracy ones
 	$(BIN)/pytest -m "not accuracy"
 
+accuracy: $(VENV)/.dev  ## Tests that train for minutes and hold a threshold (need FEDWON_DATA)
+	$(BIN)/pytest -m accuracy
+
 lint: $(VENV)/.dev  ## ruff, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +52,7 @@ format: $(VENV)/.dev  ## Let ruff put the code in order
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.dev  ## Write docs/configuration.md anew from the configuration's classes
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate.py > docs/configuration.md
 
 wire: $(VENV)/.dev  ## Write the protobuf stubs anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m fedwon.common.wire.generate

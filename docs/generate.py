@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  # a script beside the pages that it writes
-"""Write docs/configuration.md from the settings classes: `python docs/generate.py > docs/configuration.md`.
+"""Write docs/configuration.md from the settings classes: `python docs/generate.py > docs/configuration.md` (`make docs`).
 
 A test runs the same and compares, so the page cannot fall behind the code.
 """
@@ -15,25 +15,28 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from fedwon.client.config import ClientConfig, DataConfig
 from fedwon.common.config import Settings
 from fedwon.common.methods import METHODS
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
+from fedwon.server.simulating import SimulationConfig
 
 INTRODUCTION = """\
 # Configuration
 
-Written by `python docs/generate.py` from the settings classes. Do not edit it by hand.
+Written by `make docs` (docs/generate.py) from the settings classes. Do not edit it by hand.
 
 Two files: `server.yaml` on the server, written by `fedwon-server init`, and `client.yaml` on each site, written by
 `fedwon-client join`. Both are YAML. Every key but those marked *required* can be left out. A key that does not exist,
 or a value out of range, ends the command with one sentence that names it ([errors/config.md](errors/config.md)).
 
 What is trained stands under `run:` in `server.yaml`, and the server hands it to the sites with each task: it is set in
-one place, for all. A file for `fedwon-server simulate` holds what stands under `run:` here, without the `run.` before
-each key. A run that is resumed keeps the settings that it was started with.
+one place, for all. A run that is resumed keeps the settings that it was started with. A file for
+`fedwon-server start --run` holds what stands under `run:` here, without the `run.` before each key; one for
+`fedwon-server simulate` as well, and [some keys more](#simulation).
 
 *empty* means that the key is left out, or written without a value.
 """
@@ -44,13 +47,15 @@ PATTERNS = {
 }
 """What a pattern means to a reader. A new pattern needs its words here."""
 
+HEAD = "| key | type, range | default | meaning |\n|---|---|---|---|"
 NORMALIZATIONS = {"none": "none; weight-standardized convolutions"}
 WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
 
 
 def reference() -> str:
     """Return the whole page."""
-    parts = [INTRODUCTION, _tables("server.yaml", ServerConfig), _tables("client.yaml", ClientConfig), _methods()]
+    parts = [INTRODUCTION, _tables("server.yaml", ServerConfig), _tables("client.yaml", ClientConfig)]
+    parts += [_simulation(), _methods()]
     server = ServerConfig(names=("fed.plant.example", "10.1.2.3"))
     client = ClientConfig(server="fed.plant.example:8470", data=DataConfig(path="/data/line-3"))
     parts.append("## Full examples\n\nEvery key with its default; the names, the address and the path are made up.\n")
@@ -62,12 +67,21 @@ def _tables(title: str, kind: type[Settings]) -> str:
     lines = [f"## {title}\n"]
     for prefix, group in _groups(kind):
         name = f"`{prefix}`" if prefix else f"Keys of {title}"
-        lines.append(
-            f"### {name}\n\n{_paragraph(group)}\n\n| key | type, range | default | meaning |\n|---|---|---|---|"
-        )
+        lines.append(f"### {name}\n\n{_paragraph(group)}\n\n{HEAD}")
         lines += [_row(prefix, key, field) for key, field in group.model_fields.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _simulation() -> str:
+    lines = ["## Simulation\n", "What a file for `fedwon-server simulate` may hold besides the keys of a run.\n", HEAD]
+    for key, field in SimulationConfig.model_fields.items():
+        group = get_args(field.annotation)[-1] if get_origin(field.annotation) is dict else None
+        if _is_group(group):
+            lines += [_row(f"{key}.NAME", inner, rule) for inner, rule in group.model_fields.items()]
+        elif key not in RunConfig.model_fields:
+            lines.append(_row("", key, field))
+    return "\n".join([*lines, ""])
 
 
 def _groups(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
@@ -99,7 +113,7 @@ def _row(prefix: str, key: str, field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "*required*"
-    if field.default is None:
+    if field.default is None or field.default is PydanticUndefined:  # undefined: made by a factory
         return "*empty*"
     return "" if isinstance(field.default, Settings) else f"`{_yaml(field.default)}`"
 

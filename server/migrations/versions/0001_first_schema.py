@@ -11,6 +11,12 @@ down_revision = None
 
 def upgrade() -> None:
     """Apply."""
+    _create_sites()
+    _create_runs()
+    _create_run_parts()
+
+
+def _create_sites() -> None:
     op.create_table(
         "audit",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -18,17 +24,6 @@ def upgrade() -> None:
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("detail", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_table(
-        "runs",
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("config", sa.JSON(), nullable=False),
-        sa.Column("classes", sa.JSON(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("reason", sa.String(), nullable=False),
-        sa.Column("made", sa.DateTime(), nullable=False),
-        sa.Column("ended", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -53,6 +48,23 @@ def upgrade() -> None:
         sa.Column("used", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("digest"),
     )
+
+
+def _create_runs() -> None:
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("config", sa.JSON(), nullable=False),
+        sa.Column("classes", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("made", sa.DateTime(), nullable=False),
+        sa.Column("ended", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+
+
+def _create_run_parts() -> None:
     op.create_table(
         "metrics",
         sa.Column("run", sa.String(), nullable=False),

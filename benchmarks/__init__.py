@@ -1,0 +1,1 @@
+"""Every figure that README or docs state, each made by one command."""
