@@ -41,7 +41,8 @@ DTYPES: Mapping[str, str] = {
 """Element types of the file format that are allowed, by NumPy's names."""
 
 _CODES = {name: code for code, name in DTYPES.items()}
-_HEADER_LIMIT = 16 * 2**20
+_HEADER_LIMIT = 4 * 2**20  # ours have about 100 bytes a tensor; parsed, a hostile one takes many times its size
+_MOST_DIMENSIONS, _LONGEST_DIMENSION, _LONGEST_NAME = 32, 2**40, 256
 _ORDER = "fedwon.order"
 
 
@@ -97,9 +98,9 @@ class StoredArray(Array):
         Raises:
             BrokenFile: the file is shorter than its header says.
         """
-        if self.slot.size == 0:
-            return np.empty(self.slot.shape, dtype=self.slot.dtype)
         try:
+            if self.slot.size == 0:  # nothing to map, which the system refuses to do
+                return np.empty(self.slot.shape, dtype=self.slot.dtype)
             flat = np.memmap(self.path, self.slot.dtype, "r", self.slot.offset, (math.prod(self.slot.shape),))
             return flat.reshape(self.slot.shape)
         except (OSError, ValueError) as error:
@@ -169,16 +170,21 @@ def _check_header(path: Path, header: object, *, start: int, total: int) -> tupl
 
 
 def _slot(path: Path, name: str, entry: object, start: int) -> Slot:
+    # Names reach the operator's terminal, the database and the log.
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise BrokenFile(f"{path} is damaged: a tensor has the name {name[:80]!a}.")
     try:
         dtype = DTYPES[entry["dtype"]]  # type: ignore[index]
         shape = tuple(entry["shape"])  # type: ignore[index]
         first, last = entry["data_offsets"]  # type: ignore[index]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, first, last))
-        size = math.prod(shape) * np.dtype(dtype).itemsize if whole else -1
     except (KeyError, TypeError, ValueError):
-        raise BrokenFile(f"{path} is damaged: tensor `{name[:80]}` is not described as safetensors does.") from None
+        raise BrokenFile(f"{path} is damaged: tensor `{name}` is not described as safetensors does.") from None
+    numbers = (*shape, first, last)
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= _LONGEST_DIMENSION for n in numbers):
+        raise BrokenFile(f"{path} is damaged: tensor `{name}` has a shape or place that cannot be.")
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size != last - first:
-        raise BrokenFile(f"{path} is damaged: tensor `{name[:80]}` has a size that its shape does not have.")
+        raise BrokenFile(f"{path} is damaged: tensor `{name}` has a size that its shape does not have.")
     return Slot(dtype, shape, start + first, size)
 
 
@@ -222,14 +228,14 @@ def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | 
     """
     digest, size = hashlib.sha256(), 0
 
-    def chunks() -> Iterator[bytes]:
+    def _hashed() -> Iterator[bytes]:
         nonlocal size
         for chunk in _serialize(record, metadata or {}):
             digest.update(chunk)
             size += len(chunk)
             yield chunk
 
-    write_atomic(path, chunks())
+    write_atomic(path, _hashed())
     return Blob(path, digest.hexdigest(), size)
 
 

@@ -6,6 +6,7 @@ Everything behind this module works with typed values only; nothing else in fedw
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,6 +30,18 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that is given twice is an error: the first value would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping after a look at its keys."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"`{twice}` is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -47,13 +60,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(str(storage_error(error, f"reading {path}"))) from None
     try:
-        content = yaml.safe_load(text)
+        content = _UniqueKeys(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: not valid YAML: {error.problem or error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -82,7 +97,8 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         ConfigError: a key is unknown, is missing, or has a value out of range; the message names each such key.
     """
     try:
-        return kind.model_validate(content)
+        # JSON's rules are strict (true is no number, 1.5 no count), yet its lists may become tuples
+        return kind.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         problems = "; ".join(_sentence(kind, detail) for detail in error.errors())
         raise ConfigError(f"{where}: {problems}.") from None
@@ -99,6 +115,8 @@ def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:
     text = detail["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     given = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+    if detail["type"] == "string_type" and isinstance(detail["input"], bool):
+        given += "; YAML reads yes, no, on and off as true and false, put them into quotes"
     return f"`{path}`: {text}{given}" if path else f"{text}"
 
 

@@ -114,7 +114,8 @@ class ClassMismatch(DataError):
 
     code, slug = 23, "class-mismatch"
     default_hint = (
-        "Rename the folder, or set `data.unknown_classes: skip` (`data.missing_classes: allow`) in the server's run."
+        "Rename the folder, or set `run.images.unknown_classes: skip` "
+        "(`run.images.missing_classes: allow`) in server.yaml."
     )
 
 

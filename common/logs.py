@@ -68,6 +68,11 @@ def setup(format: Format = "auto", level: str = "info", *, stream: TextIO | None
     _tame_flower()
 
 
+def terminal() -> Console | None:
+    """Return the terminal that lines go to, for whoever draws there as well, or None where there is none."""
+    return next((handler.console for handler in _installed if isinstance(handler, RichHandler)), None)
+
+
 def json_output() -> bool:
     """Tell whether the last `setup` chose JSON, so that an error that ends the command takes that form, too."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in _installed)

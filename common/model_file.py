@@ -39,7 +39,7 @@ def read_model(path: Path) -> tuple[TaskConfig, StoredRecord]:
     record = open_record(path)
     try:
         described = json.loads(record.metadata[MANIFEST])["task"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise BrokenFile(
             f"{path} holds tensors but not what fedwon needs to know about them.",
             hint="Use a file that a run of fedwon wrote (runs/<run>/model.safetensors).",

@@ -131,6 +131,13 @@ class RunConfig(Settings):
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, classes: object) -> object:
+        if not isinstance(classes, list):
+            return classes
+        return tuple(str(name) if type(name) is int else name for name in classes)
+
     @field_validator("classes")
     @classmethod
     def _classes_differ(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:

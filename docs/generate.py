@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  # a script beside the pages that it writes
-"""Write docs/configuration.md from the settings classes: `python docs/generate.py > docs/configuration.md` (`make docs`).
+"""Write docs/configuration.md from the settings classes: `make docs`, or this with `> docs/configuration.md`.
 
 A test runs the same and compares, so the page cannot fall behind the code.
 """

@@ -135,20 +135,24 @@ class _Watch:
         self.found: dict[StatisticUse, None] = {}
 
     def follow(self, value: object) -> None:
+        """Note that the tensors in a value depend on the input."""
         for tensor in _tensors(value):
             storage = tensor.untyped_storage()
             if storage.data_ptr():
                 self._storages[storage.data_ptr()] = storage
 
     def follows(self, value: object) -> bool:
+        """Tell whether a tensor in a value depends on the input."""
         return any(tensor.untyped_storage().data_ptr() in self._storages for tensor in _tensors(value))
 
     def report(self, operation: str) -> None:
+        """Note an operation that takes statistics, unless it is part of a pooling."""
         if not self._pooling:
             self.found[StatisticUse(self._modules[-1], operation)] = None
 
     @contextmanager
     def pooling(self) -> Iterator[None]:
+        """Let operations pass while the block runs: pooling is no normalization."""
         self._pooling = True
         try:
             yield

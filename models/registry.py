@@ -79,13 +79,13 @@ def register(name: str) -> Callable[[BuilderT], BuilderT]:
         ValueError: the name is taken.
     """
 
-    def add(builder: BuilderT) -> BuilderT:
+    def _add(builder: BuilderT) -> BuilderT:
         if name in _BUILDERS:
             raise ValueError(f"a model named {name!r} is already registered")
         _BUILDERS[name] = builder
         return builder
 
-    return add
+    return _add
 
 
 def available_models() -> tuple[str, ...]:

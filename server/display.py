@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedwon.common import logs
 from fedwon.common.console import show_table
 from fedwon.server.app import Outcome
 from fedwon.server.evaluation import Evaluation
@@ -125,11 +125,13 @@ class LiveTable:
 def watching(*, quiet: bool = False) -> Iterator[Listener]:
     """Show a run while the block runs; yields what is to be told.
 
+    The table is drawn where the log lines go, so that they pass above it.
+
     Args:
         quiet: write log lines even at a terminal, since standard output is for a machine.
     """
-    console = Console()
-    if quiet or not console.is_terminal:
+    console = logs.terminal()
+    if quiet or console is None:
         yield log_event
         return
     table = LiveTable()

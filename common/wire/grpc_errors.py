@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 import grpc
@@ -38,6 +39,19 @@ CHANNEL_OPTIONS = (
 """Of both sides: dead lines are noticed within a minute, messages stay small, no proxy is taken from the environment
 (nothing connects anywhere that the configuration does not name), and a port is held by one server only."""
 
+_LONGEST_MESSAGE = 1000
+"""Characters of an error that travel: a status lives in HTTP/2 headers, and longer ones break the call."""
+
+_TLS_FAILED = re.compile(
+    r"(ssl|tls) handshake failed|verification check failed|certificate_verify_failed", re.IGNORECASE
+)
+"""How gRPC says that this side refused the other's certificate. Not the bare words: a host may be named pressline-2."""
+
+_CLOSED_HINT = (
+    "Something at that address closes the connection. If it is the server, it does not accept this site's certificate "
+    "(expired, revoked, of another federation): `fedwon-client check` tells; enrol again if need be."
+)
+
 _STATUS: dict[type[FedwonError], grpc.StatusCode] = {
     EnrolmentError: grpc.StatusCode.UNAUTHENTICATED,
     DuplicateSite: grpc.StatusCode.ALREADY_EXISTS,
@@ -51,7 +65,7 @@ _STATUS: dict[type[FedwonError], grpc.StatusCode] = {
 async def abort(context: grpc.aio.ServicerContext[object, object], error: FedwonError) -> NoReturn:
     """End a call with an error that the other side can turn into ours again."""
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-    await context.abort(status, error.message, ((ERROR_KEY, error.slug), (VERSION_KEY, VERSION)))
+    await context.abort(status, error.message[:_LONGEST_MESSAGE], ((ERROR_KEY, error.slug), (VERSION_KEY, VERSION)))
 
 
 def from_rpc(error: grpc.aio.AioRpcError, server: str) -> FedwonError:
@@ -72,11 +86,12 @@ def from_rpc(error: grpc.aio.AioRpcError, server: str) -> FedwonError:
 
 
 def _unavailable(text: str, server: str) -> FedwonError:
-    lowered = text.lower()
-    if "certificate" in lowered or "handshake" in lowered or "ssl" in lowered:
+    if _TLS_FAILED.search(text):
         return Refused(
             f"No secure connection to {server}: {text}.",
-            hint="Either side does not accept the other's certificate: wrong server, expired, revoked, or a name that "
-            "the server's certificate does not have. `fedwon-client check` tells which; enrol again if need be.",
+            hint="This site does not accept the server's certificate: another server, one that speaks no TLS, an expired "
+            "certificate, or a name that it does not have. `fedwon-client check` tells which.",
         )
-    return Unreachable(f"No answer from {server}: {text}.")
+    # A server that refuses a certificate just closes the connection (TLS 1.3): that looks like one that goes down.
+    hint = _CLOSED_HINT if "socket closed" in text.lower() else None
+    return Unreachable(f"No answer from {server}: {text}.", hint=hint)

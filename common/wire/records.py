@@ -1,9 +1,13 @@
-"""Flower's records as protobuf messages and back: typed fields, no pickle, arrays by digest."""
+"""Flower's records as protobuf messages and back: typed fields, no pickle, arrays by digest.
+
+What comes back equals what was sent. Lists are of one element type, as Flower demands; an empty list travels as one of
+texts, because it has no element to tell its type by, and is an empty list again on the other side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -11,14 +15,23 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import LinkError
 from fedwon.common.wire import fedwon_pb2 as pb
 
-_LISTS: Mapping[type, tuple[str, Any]] = {
-    bool: ("bools", pb.Bools),
-    int: ("ints", pb.Ints),
-    float: ("floats", pb.Floats),
-    str: ("texts", pb.Texts),
-    bytes: ("raws", pb.Raws),
-}
-_SCALARS: Mapping[type, str] = {bool: "bool", int: "int", float: "float", str: "text", bytes: "raw"}
+
+class _Kind(NamedTuple):
+    """A type of value: the fields of `Entry` for one and for a list, and the message of a list."""
+
+    type: type
+    one: str
+    many: str
+    items: Any
+
+
+_KINDS = (
+    _Kind(bool, "bool", "bools", pb.Bools),  # ahead of int, which a bool is as well
+    _Kind(int, "int", "ints", pb.Ints),
+    _Kind(float, "float", "floats", pb.Floats),
+    _Kind(str, "text", "texts", pb.Texts),
+    _Kind(bytes, "raw", "raws", pb.Raws),
+)
 
 
 def records_to_wire(content: RecordDict) -> list[pb.Record]:
@@ -48,9 +61,14 @@ def _scalars(record: Mapping[str, Any]) -> pb.Scalars:
 
 def _entry(key: str, value: Any) -> pb.Entry:
     if isinstance(value, list):
-        field, kind = _LISTS[type(value[0]) if value else str]
-        return pb.Entry(**{"key": key, field: kind(items=value)})
-    return pb.Entry(**{"key": key, _SCALARS[type(value)]: value})
+        kind = _kind_of(value[0] if value else "")
+        return pb.Entry(**{"key": key, kind.many: kind.items(items=value)})
+    return pb.Entry(**{"key": key, _kind_of(value).one: value})
+
+
+def _kind_of(value: Any) -> _Kind:
+    # by isinstance, as Flower checks: a NumPy float is a float
+    return next(kind for kind in _KINDS if isinstance(value, kind.type))
 
 
 def records_from_wire(wire: Iterable[pb.Record], open_blob: Callable[[pb.Blob], ArrayRecord]) -> RecordDict:
