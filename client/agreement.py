@@ -70,7 +70,7 @@ def _described(unknown: Mapping[str, int], known: Sequence[str]) -> str:
         # by lower case, for a capital letter is the difference met most
         close = difflib.get_close_matches(name.lower(), [other.lower() for other in known], n=1)
         meant = next((f", did you mean `{other}`?" for other in known if close and other.lower() == close[0]), "")
-        described.append(f"`{name}` ({images} images{meant})")
+        described.append(f"`{name}` (images: {images}{meant})")
     more = f" and {len(unknown) - _NAMED_AT_MOST} more" if len(unknown) > _NAMED_AT_MOST else ""
     return f"classes that the federation does not know: {', '.join(described)}{more}"
 

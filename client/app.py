@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -24,7 +26,7 @@ from fedwon.client.opening import Notes, SiteData, open_site
 from fedwon.client.site import Site
 from fedwon.client.training import Evaluation, evaluate, train
 from fedwon.common.arrays import load_into, record_of
-from fedwon.common.errors import TaskFailed
+from fedwon.common.errors import DataError, TaskFailed
 from fedwon.common.run_config import TaskConfig
 from fedwon.models import build_model
 
@@ -53,15 +55,16 @@ def train_message(message: Message, context: Context) -> Message:
         Cancelled: the task was given up meanwhile.
     """
     site, task, data, model = _prepare(message, context)
-    before = evaluate(model, data.validation)
-    outcome = train(
-        model,
-        data.train,
-        task.training,
-        batch_size=site.config.batch_size or task.training.batch_size,
-        minimum_batch=task.minimum_batch,
-        seed=derive_seed(task.seed, site.name, task.round),
-    )
+    with _opened.forgetting(site):
+        before = evaluate(model, data.validation)
+        outcome = train(
+            model,
+            data.train,
+            task.training,
+            batch_size=site.config.batch_size or task.training.batch_size,
+            minimum_batch=task.minimum_batch,
+            seed=derive_seed(task.seed, site.name, task.round),
+        )
     metrics: dict[str, int | float] = {
         "num-examples": outcome.examples,
         "train-loss": outcome.loss,
@@ -86,9 +89,10 @@ def evaluate_message(message: Message, context: Context) -> Message:
         FedwonError: the task, the site's configuration or its data cannot be used, or the model has diverged.
         Cancelled: the task was given up meanwhile.
     """
-    _, _, data, model = _prepare(message, context)
-    validation = evaluate(model, data.validation)
-    test = evaluate(model, data.test) if data.test is not None else _NOTHING
+    site, _, data, model = _prepare(message, context)
+    with _opened.forgetting(site):
+        validation = evaluate(model, data.validation)
+        test = evaluate(model, data.test) if data.test is not None else _NOTHING
     metrics: dict[str, int | float] = {
         "num-examples": validation.examples + test.examples,
         **_measures("validation", validation),
@@ -182,9 +186,15 @@ class _Opened:
                 self._entries.popitem(last=False)
         return known[1]
 
-    def forget(self, site: Site) -> None:
-        with self._lock:
-            self._entries.pop(site, None)
+    @contextmanager
+    def forgetting(self, site: Site) -> Iterator[None]:
+        """Forget the site's images if they turn out to have changed, so that the next task looks anew."""
+        try:
+            yield
+        except DataError:
+            with self._lock:
+                self._entries.pop(site, None)
+            raise
 
 
 _opened = _Opened()

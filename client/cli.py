@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -28,6 +31,9 @@ app = typer.Typer(
 )
 
 HOME = Path("fedwon-site")
+STOP_SECONDS = 5.0
+"""Time that the session gets to end in order."""
+
 Folder = Annotated[Path, typer.Option("--dir", help="The site's folder, with client.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -113,20 +119,51 @@ def start(
     from fedwon.client.link import Link
 
     config = load(ClientConfig, folder / "client.yaml")
-    counts = survey(config.data, folder).as_dict()
-    link = Link(config, folder, counts, until_finished=until_finished, patience=patience)
+    survey(config.data, folder)  # wrong images are told at once, before anything is connected
+    link = Link(
+        config,
+        folder,
+        lambda: survey(config.data, folder).as_dict(),
+        until_finished=until_finished,
+        patience=patience,
+    )
     logs.bind(site=link.site)
-    asyncio.run(_until_stopped(link))
+    asyncio.run(_until_signal(link))
 
 
-async def _until_stopped(link: Link) -> None:
-    loop, work = asyncio.get_running_loop(), asyncio.ensure_future(link.run())
+async def _until_signal(link: Link) -> None:
+    """Run until the work is done or a signal comes, which ends the process."""
+    loop = asyncio.get_running_loop()
+    work, signalled = asyncio.ensure_future(link.run()), asyncio.Event()
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        signalled.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, work.cancel)
-    try:
-        await work
-    except asyncio.CancelledError:
-        typer.echo("stopped", err=True)
+        loop.add_signal_handler(number, stop, number)
+    waiting = asyncio.ensure_future(signalled.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not received:
+        waiting.cancel()
+        return await work
+    work.cancel()
+    await asyncio.wait({work}, timeout=STOP_SECONDS)
+    typer.echo("stopped; what was finished is kept and handed in at the next start", err=True)
+    # a service that is told to stop ends well; Ctrl-C is 130 as everywhere
+    _leave(130 if received[0] == signal.SIGINT else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once. A training step in its thread, and PyTorch's own end, can take longer than whoever stops us waits.
+
+    What counts is on the disk, whole, at every moment.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @app.command()

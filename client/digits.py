@@ -5,11 +5,11 @@ E. Alpaydin and C. Kaynak, 1998, CC BY 4.0). Each of them goes to exactly one of
 digits through its own camera, light and material, as a factory's lines differ:
 
 * ``paper``: dark ink on bright, slightly warm paper, straight from above. Nearly the original.
-* ``backlight``: bright strokes on a dark, bluish ground, brighter in the middle (vignette); the camera hangs a little
-  to the left of the part and sees it smaller.
+* ``backlight``: dark silhouettes before a bluish lamp that fades towards the corners (vignette); the camera hangs a
+  little to the left of the part and sees it smaller.
 * ``metal``: embossed in brushed metal, so a stroke has no tone of its own: its flank towards the lamp is bright, the
   other one dark (relief shading), over horizontal brush marks and a specular gradient.
-* ``tilted``: orange light on dark rubber, a camera that looks from the side (turned by 24 degrees, with perspective), a
+* ``tilted``: bright strokes on dark rubber in orange light, a camera that looks from the side (turned by 24 degrees, with perspective), a
   soft lens and a noisy sensor.
 
 What a line does to its images is the same in every one of them but for small seeded jitter; see `_LINES` for the
@@ -176,17 +176,17 @@ def _paper(ink: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _backlight(ink: Floats, rng: np.random.Generator) -> Floats:
-    ground, bright = np.array([0.05, 0.08, 0.16]), np.array([0.80, 0.92, 1.00])
-    vignette = 1 - 0.35 * _radius()[..., None] ** 2
-    return _between(ground, bright, ink) * vignette + 0.03 * rng.standard_normal((*ink.shape, 1))
+    lamp, silhouette = np.array([0.72, 0.90, 1.00]), np.array([0.06, 0.08, 0.16])
+    vignette = 1 - 0.30 * _radius()[..., None] ** 2
+    return _between(lamp, silhouette, ink) * vignette + 0.03 * rng.standard_normal((*ink.shape, 1))
 
 
 def _metal(ink: Floats, rng: np.random.Generator) -> Floats:
     soft = _blur(ink, 0.8)
     flank = np.gradient(soft, axis=1) + np.gradient(soft, axis=2)  # the lamp stands at the upper left
-    brush = _blur(rng.standard_normal(ink.shape), 3.0, axis=2) * 0.14
+    brush = _blur(rng.standard_normal(ink.shape), 3.0, axis=2) * 0.12
     sheen = 0.62 + 0.22 * np.linspace(1, -1, SIZE)[None, :, None] * rng.uniform(0.6, 1.0, (len(ink), 1, 1))
-    grey = sheen + brush + 1.25 * flank
+    grey = sheen + brush + 2.2 * flank
     tint = np.array([0.95, 1.0, 1.03])
     metal: Floats = grey[..., None] * tint + 0.02 * rng.standard_normal((*ink.shape, 1))
     return metal

@@ -7,6 +7,7 @@ to ask for that authority; nothing secret is sent before the authority's fingerp
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import grpc
 
 from fedwon.client.config import ClientConfig, SiteConfig
 from fedwon.common.config import dump, parse
-from fedwon.common.errors import FolderTaken, Unreachable
-from fedwon.common.files import write_atomic
+from fedwon.common.errors import ConfigError, FedwonError, FolderTaken, Refused, Unreachable
+from fedwon.common.files import write_atomic, write_private
 from fedwon.common.pki import Credentials, check_fingerprint, load_credentials, new_key, request, save_credentials
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -24,6 +25,11 @@ from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, from_rpc
 
 TIMEOUT = 20.0
+SITE_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 10_000))
+"""gRPC itself would wait up to two minutes before it looks whether a server is back."""
+
+_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+_PORT_HINT = "Is it the port for sites that join (`enrolment` in server.yaml, 8471) and not the one for sites (8470)?"
 
 
 @dataclass(frozen=True)
@@ -50,16 +56,21 @@ async def join(server: str, fingerprint: str, token: str, folder: Path, own: Sit
         own: what the site decides for itself.
 
     Raises:
+        ConfigError: `server` is no `host:port`.
         FolderTaken: a site lives in that folder already.
+        StorageError: nothing can be written there.
         Unreachable: no answer.
         WrongFingerprint: it is another authority.
         TokenUsed, TokenExpired: the token is no good.
     """
+    if _ADDRESS.fullmatch(server) is None:
+        raise ConfigError(f"{server!r} is no address.", hint="Give host:port as the operator's line has it.")
     path = folder / "client.yaml"
     if path.exists():
         raise FolderTaken(f"{path} is there already: this folder belongs to a site.")
     authority = await _fetch_authority(server, fingerprint)
     key = await asyncio.to_thread(new_key)
+    write_private(folder / "pki" / "site.key", key)  # a full or read-only disk must not cost the token
     async with _trusting(server, authority) as channel:
         reply = await _enroll(channel, server, token, request("site", key))
     save_credentials(folder / "pki", "site", Credentials(authority, reply.certificate, key))
@@ -72,15 +83,24 @@ async def _fetch_authority(server: str, fingerprint: str) -> bytes:
     host, _, port = server.rpartition(":")
     try:
         leaf = await asyncio.to_thread(ssl.get_server_certificate, (host.strip("[]"), int(port)), timeout=TIMEOUT)
+    except (ssl.SSLError, ConnectionResetError) as error:
+        raise Unreachable(f"{server} answers, but does not speak TLS: {error}.", hint=_PORT_HINT) from None
     except (OSError, ValueError) as error:
         raise Unreachable(f"No answer from {server}: {error}.") from None
     async with _trusting(server, leaf.encode()) as channel:
         try:
             reply = await rpc.EnrolmentStub(channel).Authority(pb.AuthorityRequest(), timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, server) from None
+            raise _not_enrolment(from_rpc(error, server), server) from None
     check_fingerprint(reply.certificate, fingerprint)
     return reply.certificate
+
+
+def _not_enrolment(error: FedwonError, server: str) -> FedwonError:
+    """Say what a server that answers but knows nothing of enrolment probably is."""
+    if isinstance(error, Refused):
+        return error
+    return Unreachable(f"{server} answers, but takes no sites that join.", hint=_PORT_HINT)
 
 
 async def _enroll(channel: grpc.aio.Channel, server: str, token: str, certificate_request: bytes) -> pb.EnrollReply:
@@ -110,7 +130,7 @@ def open_channel(server: str, folder: Path) -> grpc.aio.Channel:
     """
     held = load_credentials(folder / "pki", "site")
     credentials = grpc.ssl_channel_credentials(held.authority, held.key, held.certificate)
-    return grpc.aio.secure_channel(server, credentials, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(server, credentials, options=SITE_OPTIONS)
 
 
 async def renew(channel: grpc.aio.Channel, server: str, folder: Path) -> None:

@@ -5,8 +5,10 @@ An update that was trained is never trained again, even when the power fails bef
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
@@ -20,6 +22,8 @@ from fedwon.common.wire.records import blob_of, records_to_wire
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 KEPT_MODELS = 2
+KEPT_OUTCOMES = 8
+"""Outcomes of runs that nobody resumes must not fill the disk; a round that is still open is among the newest."""
 
 
 def check_name(task_id: str) -> str:
@@ -36,8 +40,10 @@ def check_name(task_id: str) -> str:
 class Journal:
     """Finished updates.
 
+    An outcome is two files: `TASK.safetensors`, and `TASK@MODEL.header`, which begins with the SHA-256 of its rest.
+
     Args:
-        folder: made if it is missing.
+        folder: made if it is missing; no other process may write there.
 
     Raises:
         StorageError: the folder cannot be made.
@@ -46,6 +52,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _make(folder)
+        kept = set(self.unfinished())
+        with _writing(folder):
+            for path in self.folder.glob("*.safetensors"):  # a power cut between the two files of an outcome
+                if path.stem not in kept:
+                    path.unlink(missing_ok=True)
 
     def keep(self, task_id: str, model: str, content: RecordDict, seconds: float) -> pb.SubmitHeader:
         """Put the outcome of a task on the disk: its arrays first, then the header, without which nothing counts.
@@ -62,12 +73,21 @@ class Journal:
         Raises:
             DiskFull: no space left.
         """
+        self.drop([task_id])  # one from another model: its header must not stand beside these arrays
         stored = RecordDict()
         for name, record in content.items():
             stored[name] = self._stored(task_id, record) if isinstance(record, ArrayRecord) else record
         header = pb.SubmitHeader(task_id=task_id, records=records_to_wire(stored), seconds=seconds)
-        write_atomic(self._header(task_id, model), header.SerializeToString())
+        content_bytes = header.SerializeToString()
+        write_atomic(self._header(task_id, model), hashlib.sha256(content_bytes).digest() + content_bytes)
+        self._prune()
         return header
+
+    def _prune(self) -> None:
+        with _writing(self.folder):
+            by_age = sorted(self.folder.glob("*@*.header"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        newest = list(dict.fromkeys(_task_of(path) for path in by_age))
+        self.drop(newest[KEPT_OUTCOMES:])
 
     def _stored(self, task_id: str, record: ArrayRecord) -> StoredRecord:
         path = self.arrays(task_id)
@@ -79,28 +99,37 @@ class Journal:
         path = self._header(task_id, model)
         if not path.exists():
             return None
-        header = pb.SubmitHeader()
-        try:
-            header.ParseFromString(path.read_bytes())
-            wanted = blob_of(header.records)
-            whole = wanted is None or sha256_file(self.arrays(task_id)) == wanted.digest
-        except (OSError, FedwonError, ValueError):  # protobuf's DecodeError is a ValueError
-            whole = False
-        if not whole:
+        header = _read_header(path)
+        if header is None or header.task_id != task_id or not self.intact(header):
             self.drop([task_id])
             return None
         return header
 
+    def intact(self, header: pb.SubmitHeader) -> bool:
+        """Tell whether the arrays of an outcome are what its header says."""
+        wanted = blob_of(header.records)
+        try:
+            return wanted is None or sha256_file(self.arrays(header.task_id)) == wanted.digest
+        except FedwonError:
+            return False
+
     def unfinished(self) -> list[str]:
         """Return the tasks whose outcome is kept."""
-        return sorted({path.name.rsplit("@", 1)[0] for path in self.folder.glob("*@*.header")})
+        return sorted({_task_of(path) for path in self.folder.glob("*@*.header")})
 
     def drop(self, task_ids: Iterable[str]) -> None:
-        """Forget outcomes: the server has committed their round or does not want them any more."""
+        """Forget outcomes: the server has committed their round or does not want them any more.
+
+        Raises:
+            Refused: a name is none of a task.
+            StorageError: a file cannot be removed.
+        """
         for task_id in task_ids:
-            for path in self.folder.glob(f"{check_name(task_id)}@*.header"):
-                path.unlink(missing_ok=True)
-            self.arrays(task_id).unlink(missing_ok=True)
+            name = check_name(task_id)
+            with _writing(self.folder):
+                for path in self.folder.glob(f"{name}@*.header"):  # first: without it the arrays do not count
+                    path.unlink(missing_ok=True)
+                self.arrays(name).unlink(missing_ok=True)
 
     def arrays(self, task_id: str) -> Path:
         """Return the file of an outcome's arrays."""
@@ -139,6 +168,8 @@ class ModelCache:
         path = self.partial(wanted).with_suffix(".safetensors")
         if not path.exists() or sha256_file(path) != wanted.digest:
             return None
+        with _writing(self.folder):
+            path.touch()  # the newest are kept, by use
         return open_record(path, digest=wanted.digest)
 
     def accept(self, wanted: pb.Blob) -> StoredRecord:
@@ -155,16 +186,42 @@ class ModelCache:
         except FedwonError:
             part.unlink(missing_ok=True)
             raise
-        path = part.replace(part.with_suffix(".safetensors"))
-        self._prune(path)
+        with _writing(self.folder):
+            path = part.replace(part.with_suffix(".safetensors"))
+            self._prune(path)
         return StoredRecord(Blob(path, wanted.digest, wanted.size), *read_header(path))
 
     def _prune(self, newest: Path) -> None:
-        models = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        models = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in [path for path in models if path != newest][KEPT_MODELS - 1 :]:
             path.unlink(missing_ok=True)
         for part in self.folder.glob("*.part"):
             part.unlink(missing_ok=True)
+
+
+def _task_of(header: Path) -> str:
+    return header.name.rsplit("@", 1)[0]
+
+
+def _read_header(path: Path) -> pb.SubmitHeader | None:
+    """Return a header as it was written, or None where it is damaged."""
+    header = pb.SubmitHeader()
+    try:
+        content = path.read_bytes()
+        if content[:32] != hashlib.sha256(content[32:]).digest():
+            return None
+        header.ParseFromString(content[32:])
+    except (OSError, ValueError):  # protobuf's DecodeError is a ValueError
+        return None
+    return header
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, f"clearing {folder}") from None
 
 
 def _make(folder: Path) -> None:

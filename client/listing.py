@@ -227,7 +227,7 @@ def _list_classes(root: Path, folder: Path, *, allow_empty: bool = False) -> Lis
 
 def _loose(folder: Path) -> str:
     files = image_files(folder)
-    return f" Its {len(files)} images must lie in sub-folders named after their classes." if files else ""
+    return f" Its images ({len(files)}) must lie in sub-folders named after their classes." if files else ""
 
 
 def _empty(folder: Path) -> EmptyClass:

@@ -1,4 +1,4 @@
-"""What can be known before a site takes part: images, certificate, clock, disk, server. Plain words for each."""
+"""What can be known before a site takes part: images, certificate, disk, server. Plain words for each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedwon.client.config import ClientConfig
 from fedwon.client.data import Survey, survey
 from fedwon.client.enrolment import open_channel
-from fedwon.common.errors import FedwonError, Refused
+from fedwon.client.handshake import shake_hands
+from fedwon.common.errors import FedwonError, Refused, VersionGap
+from fedwon.common.files import write_atomic
 from fedwon.common.pki import certificate_days_left, load_credentials, site_of
-from fedwon.common.wire.grpc_errors import from_rpc
+from fedwon.common.version import VERSION, compatible
+from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire import fedwon_pb2_grpc as rpc
+from fedwon.common.wire.grpc_errors import VERSION_KEY, from_rpc
 
 CONNECT_SECONDS = 10.0
 LOW_DISK = 2 * 10**9
 FEW_DAYS = 7.0
+PROBE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,33 @@ def _certificate(folder: Path) -> str:
 
 
 def _disk(folder: Path) -> str:
+    probe = folder / ".fedwon-check"
+    try:
+        write_atomic(probe, b" " * PROBE_BYTES)
+    finally:
+        probe.unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free
     low = " (little: updates and models of some megabytes are kept here)" if free < LOW_DISK else ""
     return f"{free / 1e9:.1f} GB free{low}"
 
 
 async def _server(server: str, folder: Path) -> str:
+    await asyncio.to_thread(shake_hands, server, folder)
     async with open_channel(server, folder) as channel:
-        try:
-            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # missing in its stubs
-            await check(health_pb2.HealthCheckRequest(), timeout=CONNECT_SECONDS)
-        except grpc.aio.AioRpcError as error:
+        theirs = await _version(channel, server)
+    if not compatible(VERSION, theirs):
+        raise VersionGap(f"The server runs fedwon {theirs}, this site {VERSION}.")
+    return f"{server} answers with fedwon {theirs}, and both sides accept each other's certificate"
+
+
+async def _version(channel: grpc.aio.Channel, server: str) -> str:
+    """Return the server's version, which it names with every refusal; so we ask for what there is not."""
+    call = rpc.FederationStub(channel).Fetch(pb.FetchRequest(digest="check"), timeout=CONNECT_SECONDS)
+    try:
+        await call.read()
+        metadata = await call.trailing_metadata()
+    except grpc.aio.AioRpcError as error:
+        metadata = error.trailing_metadata()
+        if VERSION_KEY not in metadata:
             raise from_rpc(error, server) from None
-    return f"{server} answers, and both sides accept each other's certificate"
+    return str(dict(metadata).get(VERSION_KEY, ""))

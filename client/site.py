@@ -55,7 +55,7 @@ class Site:
         if SITE not in node:
             raise ConfigError(
                 "The node configuration has no `site`.",
-                hint="Set `site` and `data.path` with --node-config; in a simulation, `domains` in the run configuration.",
+                hint="Set `site` and `data.path` with --node-config, or `domains` in a simulation's run configuration.",
             )
         settings = {key: value for key, value in node.items() if key not in _FLOWERS_OWN | {SITE, BASE}}
         config = parse(SiteConfig, unflatten(settings), "node configuration")

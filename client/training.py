@@ -138,7 +138,7 @@ def batch_sizes(images: int, batch_size: int, minimum_batch: int) -> list[int]:
         )
     if images < max(minimum_batch, 1):
         raise TaskFailed(
-            f"This site has {images} images to train on, and this network needs {max(minimum_batch, 1)}.",
+            f"Images to train on at this site: {images}; this network needs at least {max(minimum_batch, 1)}.",
             hint="Give the site more images; method `fedwon` can train on a single one.",
         )
     whole, left = divmod(images, batch_size)

@@ -6,6 +6,7 @@ stops the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,21 +16,38 @@ from flwr.app import ArrayRecord
 from fedwon.common.arrays import StoredArray, StoredRecord, check_same
 from fedwon.common.errors import ModelMismatch
 
+PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
+MOST_METRICS = 64
+"""Numbers that a site may send with one answer; each becomes a row of the database."""
+LONGEST_KEY = 64
+"""Characters of such a number's name."""
 
 
 def refuse_metrics(metrics: Mapping[str, Any]) -> str | None:
     """Look at the numbers of an answer: all there, finite, and counts that can be counts."""
-    missing = [key for key in REQUIRED_METRICS if not isinstance(metrics.get(key), int | float)]
+    if len(metrics) > MOST_METRICS:
+        return f"the answer has {len(metrics)} numbers; {MOST_METRICS} are the most"
+    if any(len(key) > LONGEST_KEY or not key.isprintable() for key in metrics):
+        return "the answer names a number in a way that cannot be shown"
+    tested = [f"test-{key}" for key in ("correct", "examples", "loss")] if "test-examples" in metrics else []
+    missing = [key for key in (*REQUIRED_METRICS, *tested) if key not in metrics]
     if missing:
         return f"the answer lacks {', '.join(missing)}"
-    broken = [key for key, value in metrics.items() if not np.all(np.isfinite(value))]
+    broken = [key for key, value in metrics.items() if not isinstance(value, int | float) or not math.isfinite(value)]
     if broken:
         return f"{', '.join(broken)} is not a finite number"
-    counts = {key: metrics[key] for key in metrics if key.endswith(("-examples", "-correct"))}
+    return _refuse_counts(metrics)
+
+
+def _refuse_counts(metrics: Mapping[str, float]) -> str | None:
+    counts = {key: value for key, value in metrics.items() if key.endswith(("-examples", "-correct"))}
     odd = [key for key, value in counts.items() if value < 0 or value != int(value)]
     if odd:
         return f"{', '.join(odd)} is no count"
+    for part in PARTS:
+        if counts.get(f"{part}-correct", 0) > counts.get(f"{part}-examples", math.inf):
+            return f"{part}-correct is more than {part}-examples"
     return None
 
 

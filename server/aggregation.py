@@ -7,6 +7,7 @@ Source: McMahan et al. 2017 (FedAvg); FedWon averages raw weights, gains and bia
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ def shares(updates: Sequence[Update], weights: Literal["examples", "uniform"], c
     counts = [1.0 if weights == "uniform" else float(update.examples) for update in updates]
     limit = cap * statistics.median(counts)
     capped = [min(count, limit) for count in counts]
-    return [count / sum(capped) for count in capped]
+    total = sum(capped)
+    return [count / total for count in capped]
 
 
 def average(
@@ -80,27 +82,25 @@ def average(
     ordered = sorted(updates, key=lambda update: update.site)
     portions = shares(ordered, weights, cap)
     result = ArrayRecord()
-    for name in ordered[0].record:
-        arrays = [_mapped(update.record, name) for update in ordered]
-        result[name] = Array(ndarray=_weighted_sum(arrays, portions))
+    for name, first in ordered[0].record.items():
+        if np.issubdtype(np.dtype(first.dtype), np.floating):
+            result[name] = Array(ndarray=_weighted_sum([update.record for update in ordered], name, portions))
+        else:
+            result[name] = Array(ndarray=first.numpy())
     return result
 
 
-def _mapped(record: StoredRecord, name: str) -> NDArray[np.generic]:
+def _weighted_sum(records: Sequence[StoredRecord], name: str, portions: Sequence[float]) -> NDArray[np.floating]:
+    first = records[0][name]
+    total = np.zeros(math.prod(first.shape), dtype=np.float64)
+    for record, portion in zip(records, portions, strict=True):
+        values = _mapped(record, name).reshape(-1)  # one file open at a time, however many sites there are
+        for start in range(0, total.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            total[block] += values[block].astype(np.float64) * portion
+    return total.astype(first.dtype).reshape(first.shape)
+
+
+def _mapped(record: StoredRecord, name: str) -> NDArray[np.floating]:
     array = record[name]
     return array.map() if isinstance(array, StoredArray) else array.numpy()
-
-
-def _weighted_sum(arrays: Sequence[NDArray[np.generic]], portions: Sequence[float]) -> NDArray[np.generic]:
-    first = arrays[0]
-    if not np.issubdtype(first.dtype, np.floating):
-        return np.array(first)
-    result = np.empty(first.size, dtype=first.dtype)
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, first.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        total = np.zeros(result[block].shape, dtype=np.float64)
-        for values, portion in zip(flat, portions, strict=True):
-            total += values[block].astype(np.float64) * portion
-        result[block] = total
-    return result.reshape(first.shape)

@@ -85,16 +85,24 @@ def federate(
     grid.wait_for_sites((run.config if run else config).participation.minimum)
     if run is None:
         run = Run.create(store, root, config, agree_on_classes(config, grid), listeners)
-    run.make_folders()
-    run.set_state("running")
+    else:
+        run.make_folders()
+        run.set_state("running")
     grid.begin_run(run.spool)
     try:
         return _complete(grid, run)
-    except FedwonError as error:
-        state = "stopped" if isinstance(error, Stopped) else "failed"
-        run.finish(state, error.message)
-        grid.run_ended(run.id, state)
+    except BaseException as error:  # also Ctrl-C in a simulation: no run is left as if it went on
+        _break_off(grid, run, error)
         raise
+
+
+def _break_off(grid: SiteGrid, run: Run, error: BaseException) -> None:
+    state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
+    try:
+        run.finish(state, error.message if isinstance(error, FedwonError) else f"{type(error).__name__}: {error}")
+    except FedwonError as second:  # the disk that broke the run may be the database's as well
+        logger.error("the end of run %s could not be noted: %s", run.id, second.message)  # noqa: TRY400
+    grid.run_ended(run.id, state)
 
 
 def _complete(grid: SiteGrid, run: Run) -> Outcome:

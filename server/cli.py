@@ -63,9 +63,11 @@ def init(
     if name:
         settings["names"] = name  # type: ignore[assignment]  # a mapping of mixed values, checked by parse
     home = Home.create(folder, parse(ServerConfig, settings, "the options of init"))
+    if not name:
+        typer.echo("only this machine can reach it; for others begin again in a new folder, with `--name HOST`")
     typer.echo(f"made {folder}; look at {folder / 'server.yaml'}, then:")
-    typer.echo(f"  fedwon-server enroll SITE --dir {folder}     (once a site)")
     typer.echo(f"  fedwon-server start --dir {folder}")
+    typer.echo(f"  fedwon-server enroll SITE --dir {folder}     (once a site, while the server runs)")
     typer.echo(f"fingerprint of the federation's authority: {fingerprint(home.authority.pem)}")
 
 
@@ -98,15 +100,33 @@ def start(
     run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
 ) -> None:
     """Listen for sites, run the federation, and end with the global model."""
+    from fedwon.common.errors import Stopped
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.operating import run_federation
 
+    if resume and run:
+        raise typer.BadParameter("a resumed run keeps its own configuration", param_hint="--run")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
-    with watching() as listener:
-        outcome = run_federation(home, config, listeners=[listener], resume=resume)
+    try:
+        with watching() as listener:
+            outcome = run_federation(home, config, listeners=[listener], resume=resume)
+    except (Stopped, KeyboardInterrupt) as stop:
+        typer.echo(_where_stopped(home), err=True)
+        # A service manager that stops its service has not met an error; a Ctrl-C is 130 as everywhere.
+        raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 0) from None
     show_outcome(outcome, typer.echo)
+
+
+def _where_stopped(home: Home) -> str:
+    stopped = next((run for run in report.runs(home.store) if run["state"] == "stopped"), None)
+    if stopped is None:
+        return "stopped before a run began"
+    return (
+        f"stopped: run {stopped['run']} has {stopped['committed']} of {stopped['rounds']} rounds; go on with\n"
+        f"  fedwon-server start --dir {home.folder} --resume"
+    )
 
 
 @app.command()

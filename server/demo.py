@@ -6,17 +6,14 @@ same network trained on one line alone, measured on the others, to show what fed
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 
 import typer
 
@@ -24,14 +21,13 @@ from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common.config import load
 from fedwon.common.console import show_table
-from fedwon.common.errors import FedwonError, FolderTaken, RunError
-from fedwon.common.files import write_atomic
-from fedwon.common.flower import host_app
+from fedwon.common.errors import FolderTaken, RunError
 from fedwon.common.model_file import read_model
 from fedwon.common.pki import fingerprint
 from fedwon.common.run_config import ImageConfig, ModelConfig, ParticipationConfig, RunConfig, TrainingConfig
-from fedwon.server import sites
+from fedwon.server import report, sites
 from fedwon.server.app import federate
+from fedwon.server.children import Children
 from fedwon.server.config import ServerConfig
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.runs import Run
@@ -41,16 +37,15 @@ from fedwon.server.store import Store
 
 MARK = ".fedwon-demo"
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
 
 DIGITS = RunConfig(
     name="demo",
     rounds=10,
-    model=ModelConfig(width=0.25),
+    model=ModelConfig(width=0.25, relu_constant=True),
     images=ImageConfig(size=28),
-    training=TrainingConfig(epochs=1, batch_size=8, lr=0.02),
+    training=TrainingConfig(epochs=2, batch_size=8, lr=0.1, clipping=0.16),
 )
-"""The demo on the built-in digits; chosen on validation images (docs/demo.md)."""
+"""The demo on the built-in digits; chosen on validation images (docs/results.md)."""
 
 
 def demo_config(domains: Mapping[str, DataConfig], path: Path | None) -> RunConfig:
@@ -62,7 +57,9 @@ def demo_config(domains: Mapping[str, DataConfig], path: Path | None) -> RunConf
     base = load(RunConfig, path) if path else DIGITS
     if path is None and not all(where.path.startswith("digits:") for where in domains.values()):
         small = all(where.path.endswith(".npz") for where in domains.values())
-        base = base.model_copy(update={"images": ImageConfig(size=28 if small else 64, max_train=400)})
+        images = ImageConfig(size=28 if small else 64, max_train=300)
+        training = base.training.model_copy(update={"epochs": 1})
+        base = base.model_copy(update={"rounds": 8, "images": images, "training": training})
     participation = base.participation.model_copy(update={"minimum": len(domains)})
     return base.model_copy(update={"participation": participation})
 
@@ -83,35 +80,68 @@ def run_demo(data: str, folder: Path, path: Path | None) -> None:
     started = time.monotonic()
     domains = discover(data)
     config = demo_config(domains, path)
-    _clear(folder)
-    home = Home.create(folder / "server", _server_config(config))
-    typer.echo(f"{len(domains)} sites: {', '.join(domains)}. One of them, {_weak(domains)}, trains at batch size 1.")
-    with _children() as children:
-        server = children.start("server", ["fedwon.server.cli", "start", "--dir", str(home.folder)])
-        _join_all(home, domains, folder, children)
-        for name in domains:
-            arguments = ["fedwon.client.cli", "start", "--dir", str(folder / name), "--until-finished"]
-            children.start(name, arguments, log=folder / name / "client.log")
-        children.wait(server)
-    run = Run.open(home.store, home.folder)
-    model = run.folder / "model.safetensors"
-    typer.echo(f"\nFor comparison: the same network trained on {next(iter(domains))} alone ...")
-    _compare(domains, model, config)
+    typer.echo(f"{len(domains)} sites: {', '.join(domains)}. {_note(domains, config)}")
+    with Children() as children, _claimed(folder):
+        model, federated = _federate(domains, config, folder, children)
+        typer.echo(f"\nFor comparison: the same network trained on {next(iter(domains))} alone ...")
+        _compare(domains, model, federated, config)
     typer.echo(f"\nglobal model: {model}")
     typer.echo(f"all of it took {time.monotonic() - started:.0f} s; logs and settings are in {folder}")
+
+
+def _federate(
+    domains: Mapping[str, DataConfig], config: RunConfig, folder: Path, children: Children
+) -> tuple[Path, Evaluation]:
+    """Run server and sites to the end of the run; return the global model and how it does at each site."""
+    home = Home.create(folder / "server", _server_config(config))
+    server = children.start("server", ["fedwon.server.cli", "start", "--dir", str(home.folder)])
+    _join_all(home, domains, folder, children)
+    for name in domains:
+        arguments = ["fedwon.client.cli", "start", "--dir", str(folder / name), "--until-finished"]
+        children.start(name, arguments, log=folder / name / "client.log")
+    children.wait(server)
+    children.settle()
+    model = Run.open(home.store, home.folder).folder / "model.safetensors"
+    federated = report.last_evaluation(home.store)
+    home.store.close()
+    if not model.exists():
+        raise RunError("The server was stopped before the run had finished.", hint="Start the demo again.")
+    return model, federated
+
+
+def _note(domains: Mapping[str, DataConfig], config: RunConfig) -> str:
+    if config.rules.minimum_batch > 1:  # batch norm
+        return f"Method {config.method} cannot train at batch size 1."
+    return f"One of them, {_weak(domains)}, trains at batch size 1."
 
 
 def _weak(domains: Mapping[str, DataConfig]) -> str:
     return list(domains)[-1]
 
 
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Empty a demo's folder, and keep another demo out of it while the block runs."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderTaken(f"{folder} is a file.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MARK).exists() and any(folder.iterdir()):
+        raise FolderTaken(f"{folder} holds something that no demo made.")
+    with (folder / MARK).open("w") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(f"Another demo runs in {folder}.") from None
+        _clear(folder)
+        yield
+
+
 def _clear(folder: Path) -> None:
-    if folder.exists():
-        if not (folder / MARK).exists() and any(folder.iterdir()):
-            raise FolderTaken(f"{folder} holds something that no demo made.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    write_atomic(folder / MARK, b"")
+    for found in folder.iterdir():
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        elif found.name != MARK:
+            found.unlink()
 
 
 def _server_config(config: RunConfig) -> ServerConfig:
@@ -138,7 +168,8 @@ def _join_all(home: Home, domains: Mapping[str, DataConfig], folder: Path, child
         arguments = ["fedwon.client.cli", "join", home.enrolment_address, "--fingerprint", mark]
         arguments += ["--token", sites.make_token(home.store, name), "--dir", str(folder / name), "--threads", "1"]
         arguments += ["--data", where.path, *(["--test", where.test] if where.test else [])]
-        arguments += ["--batch-size", "1"] if name == _weak(domains) else []
+        weak = name == _weak(domains) and home.config.run.rules.minimum_batch == 1
+        arguments += ["--batch-size", "1"] if weak else []
         joining.append(children.start(f"join {name}", arguments, log=folder / f"{name}.join.log"))
     for process in joining:
         children.wait(process)
@@ -155,15 +186,13 @@ def _wait_for_port(address: str, children: Children) -> None:
     raise RunError(f"The server did not listen on {address} within {START_SECONDS:.0f} s.")
 
 
-def _compare(domains: Mapping[str, DataConfig], model: Path, config: RunConfig) -> None:
+def _compare(domains: Mapping[str, DataConfig], model: Path, federated: Evaluation, config: RunConfig) -> None:
     """Print the global model beside the same network trained on the first line alone."""
     alone = next(iter(domains))
-    task, record = read_model(model)
-    host_app()
+    classes = read_model(model)[0].classes
     grid = InProcessGrid({name: SiteConfig(data=where, threads=1) for name, where in domains.items()}, Path.cwd())
-    federated = evaluate_model(grid, task, record, timeout=0)
     own = InProcessGrid({alone: SiteConfig(data=domains[alone], threads=1)}, Path.cwd())
-    single = config.model_copy(update={"participation": ParticipationConfig(minimum=1), "classes": task.classes})
+    single = config.model_copy(update={"participation": ParticipationConfig(minimum=1), "classes": classes})
     with TemporaryDirectory(prefix="fedwon-") as scratch:
         store = Store(Path(scratch) / "fedwon.db")
         outcome = federate(own, single, store, Path(scratch))
@@ -191,101 +220,3 @@ def _show(federated: Evaluation, standalone: Evaluation, alone: str) -> None:
             f"worst line with the global model: {100 * min(s.accuracy for s in federated.scores):.1f} %; "
             f"worst other line with {alone} alone: {100 * worst.accuracy:.1f} % ({worst.site})"
         )
-
-
-class Children:
-    """The processes of the demo, ended with it."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._logs: dict[str, Path] = {}
-
-    def start(self, name: str, arguments: list[str], log: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start `python -m` with these arguments; its output goes to a file, or to this terminal without one."""
-        command = [sys.executable, "-m", *arguments]
-        if log is None:
-            process = subprocess.Popen(command)  # noqa: S603  # our own module
-        else:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as file:
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603
-            self._logs[name] = log
-        self._running[name] = process
-        return process
-
-    def check(self) -> None:
-        """Look whether a process has failed.
-
-        Raises:
-            RunError: one has; the message has the end of what it said.
-        """
-        for name, process in self._running.items():
-            if process.poll() not in {None, 0}:
-                log = self._logs.get(name)
-                raise RunError(
-                    f"{name} ended with exit code {process.returncode}{_said(log)}",
-                    hint=f"The whole log: {log}" if log else "What it said stands above.",
-                )
-
-    def busy(self) -> bool:
-        """Tell whether a process still runs."""
-        return any(process.poll() is None for process in self._running.values())
-
-    def wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until a process has ended well.
-
-        Raises:
-            RunError: it, or another one, has failed.
-        """
-        while process.poll() is None:
-            self.check()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
-        self.check()
-
-    def stop(self) -> None:
-        """End all that still run: politely, then not."""
-        for process in self._running.values():
-            if process.poll() is None:
-                process.terminate()
-        end = time.monotonic() + STOP_SECONDS
-        for process in self._running.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(end - time.monotonic(), 0.1))
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def _said(log: Path | None) -> str:
-    """Return the error that a process ended with, from its log."""
-    lines = log.read_text(errors="replace").splitlines() if log else []
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return f": {errors[-1]}" if errors else "."
-
-
-@contextmanager
-def _children() -> Iterator[Children]:
-    """Start processes that end with the block, also on Ctrl-C and SIGTERM."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, leave)
-    children = Children()
-    try:
-        yield children
-        _settle(children)
-    finally:
-        children.stop()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _settle(children: Children) -> None:
-    """Give sites a moment to hear that the run has finished and to end by themselves."""
-    end = time.monotonic() + STOP_SECONDS
-    with suppress(FedwonError):
-        while time.monotonic() < end and children.busy():
-            time.sleep(0.1)
-            children.check()

@@ -90,6 +90,7 @@ def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, tim
     for message, site in zip(messages, sites.values(), strict=True):
         # unlike a training task, an evaluation asked for twice is done twice
         set_message_id(message, f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
+    names = [message.metadata.message_id for message in messages]
     scores, failures = {}, dict.fromkeys(sites.values(), "no answer in time")
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = sites[reply.metadata.src_node_id]
@@ -99,4 +100,5 @@ def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, tim
             del failures[site]
         else:
             failures[site] = reason
+    grid.committed(task.run, task.round, names)
     return Evaluation(tuple(scores[site] for site in sorted(scores)), failures)

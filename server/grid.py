@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -13,6 +14,7 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.errors import FedwonError, Stopped, TaskFailed
+from fedwon.common.flower import set_message_id
 from fedwon.common.run_config import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_from_wire, records_to_wire
@@ -36,12 +38,19 @@ class GrpcGrid(SiteGrid):
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, rules: ParticipationConfig) -> None:
         super().__init__()
         self._hub, self._loop, self._rules = hub, loop, rules
-        self._discounted: set[str] = set()
         self._names: dict[int, str] = {}
         self._waiting: dict[str, tuple[Message, Task]] = {}
+        self._round = ("", "")
+        self._open: set[str] = set()
+        self._good: set[str] = set()
 
-    def _call(self, coroutine: Coroutine[None, None, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _call(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do something in the event loop and wait for what it returns."""
+
+        async def _there() -> T:
+            return work(*arguments)
+
+        return asyncio.run_coroutine_threadsafe(_there(), self._loop).result()
 
     def begin_run(self, spool: Path) -> None:
         """Name the folder that updates of the run land in."""
@@ -64,7 +73,7 @@ class GrpcGrid(SiteGrid):
         Raises:
             Stopped: the server is stopped meanwhile.
         """
-        self._call(self._hub.wait_for(minimum))
+        asyncio.run_coroutine_threadsafe(self._hub.wait_for(minimum), self._loop).result()
         if self._hub.stopped:
             raise Stopped("The server was stopped while it waited for sites.")
 
@@ -74,25 +83,25 @@ class GrpcGrid(SiteGrid):
         return Traffic() if task is None else Traffic(task.bytes_down, task.bytes_up, task.seconds)
 
     def discount(self, message_id: str) -> None:
-        """Take back that a reply counts towards the quorum, and let the task be handed out again."""
-        self._discounted.add(message_id)
-        self._loop.call_soon_threadsafe(self._hub.forget, message_id)
+        """Take back that a reply counts towards the quorum: it was refused."""
+        self._good.discard(message_id)
 
     def committed(self, run: str, number: int, message_ids: Iterable[str]) -> None:
-        """Tell the sites that a round stands on the disk."""
-        self._discounted.clear()
-        self._call(self._hub.committed(run, number, list(message_ids)))
+        """Tell the sites that a round stands on the disk; who has not answered is told to stop."""
+        self._call(self._hub.committed, run, number, list(message_ids))
+        self._round = ("", "")  # whatever is sent next begins a round, also one of this number
 
     def run_ended(self, run: str, state: str) -> None:
         """Tell the sites that the run is over."""
-        self._call(self._hub.run_ended(run, state))
+        self._call(self._hub.run_ended, run, state)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand tasks out without waiting; `pull_messages` collects their replies."""
-        pushed = {message.metadata.message_id: (message, self._task(message, SimpleQueue())) for message in messages}
-        self._waiting |= pushed
-        self._call(self._hub.dispatch([task for _, task in pushed.values()]))
-        return list(pushed)
+        sent = _named(messages)
+        tasks = self._tasks(sent)
+        self._waiting |= {name: (sent[name], task) for name, task in tasks.items()}
+        self._call(self._hub.dispatch, tasks.values())
+        return list(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages that are there by now."""
@@ -100,15 +109,16 @@ class GrpcGrid(SiteGrid):
         for name in message_ids:
             message, task = self._waiting[name]
             if not task.answers.empty():
-                del self._waiting[name]
                 replies.append(self._reply(message, self._taken(task.answers.get())))
+                del self._waiting[name]
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Hand tasks out and yield the replies as they come.
 
         Ends when all have answered, at the deadline, or, once a quorum of good replies is there, when the patience of
-        the run's configuration is over. What is missing then is taken back.
+        the run's configuration is over. What is missing then stays open, so that sending it again loses no work; it is
+        taken back when the round is committed or another one begins.
 
         Args:
             messages: to sites.
@@ -117,29 +127,41 @@ class GrpcGrid(SiteGrid):
         Raises:
             Stopped: the server is stopped meanwhile.
         """
+        sent = _named(messages)
+        if not sent:
+            return
+        self._begin_round(sent)
         answers: SimpleQueue[Answer | None] = SimpleQueue()
-        sent = {message.metadata.message_id: message for message in messages}
-        self._call(self._hub.dispatch([self._task(message, answers) for message in sent.values()]))
-        try:
-            yield from self._replies(sent, answers, timeout)
-        finally:
-            self._call(self._hub.withdraw(list(sent), "the round has closed"))
+        tasks = self._tasks(sent)
+        for task in tasks.values():
+            task.answers = answers
+        self._call(self._hub.dispatch, tasks.values())
+        yield from self._replies(sent, answers, timeout)
+
+    def _begin_round(self, sent: Mapping[str, Message]) -> None:
+        """Take back what is open of another round than that of these messages, and count its quorum from none."""
+        first = next(iter(sent.values())).metadata
+        if self._round != (first.message_type, first.group_id):
+            self._round = (first.message_type, first.group_id)
+            self._call(self._hub.withdraw, self._open, "the round has closed")
+            self._open, self._good = set(), set()
+        self._open |= sent.keys()
 
     def _replies(
-        self, sent: dict[str, Message], answers: SimpleQueue[Answer | None], timeout: float | None
+        self, sent: Mapping[str, Message], answers: SimpleQueue[Answer | None], timeout: float | None
     ) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        needed = min(self._rules.quorum or len(sent), len(sent))
-        good = 0
+        needed = min(self._rules.quorum or self._rules.minimum, len(self._good | sent.keys()))
         for _ in range(len(sent)):
             try:
                 answer = self._taken(answers.get(timeout=_left(deadline)))
             except Empty:
                 return
             reply = self._reply(sent[answer.task_id], answer)
-            yield reply
-            good += not reply.has_error() and answer.task_id not in self._discounted
-            if good == needed and self._rules.patience_seconds is not None:
+            if not reply.has_error():
+                self._good.add(answer.task_id)
+            yield reply  # meanwhile the strategy may have discounted it
+            if len(self._good) >= needed and self._rules.patience_seconds is not None:
                 patience = time.monotonic() + self._rules.patience_seconds
                 deadline = patience if deadline is None else min(deadline, patience)
 
@@ -148,8 +170,14 @@ class GrpcGrid(SiteGrid):
             raise Stopped("The server was stopped in the middle of a round.")
         return answer
 
-    def _task(self, message: Message, answers: SimpleQueue[Answer | None]) -> Task:
-        name, content = message.metadata.message_id, self._on_disk(message)
+    def _tasks(self, sent: Mapping[str, Message]) -> dict[str, Task]:
+        stored: dict[int, StoredRecord] = {}
+        return {name: self._task(name, message, stored) for name, message in sent.items()}
+
+    def _task(self, name: str, message: Message, stored: dict[int, StoredRecord]) -> Task:
+        content = RecordDict()
+        for key, record in message.content.items():
+            content[key] = self._on_disk(record, stored) if isinstance(record, ArrayRecord) else record
         offer = pb.Offer(
             task_id=name,
             kind=message.metadata.message_type,
@@ -157,19 +185,19 @@ class GrpcGrid(SiteGrid):
             records=records_to_wire(content),
         )
         blobs = [record.blob for record in content.array_records.values() if isinstance(record, StoredRecord)]
-        return Task(self._names[message.metadata.dst_node_id], offer, blobs[0] if blobs else None, answers)
+        return Task(self._names[message.metadata.dst_node_id], offer, blobs[0] if blobs else None, SimpleQueue())
 
-    def _on_disk(self, message: Message) -> RecordDict:
-        """Return the message's records with arrays in a file, as they travel."""
-        content = RecordDict()
-        for name, record in message.content.items():
-            if isinstance(record, ArrayRecord) and not isinstance(record, StoredRecord):
-                path = self._hub.spool / f"{message.metadata.message_id}.request.safetensors"
-                blob = write_record(record, path)
-                content[name] = open_record(path, digest=blob.digest)
-            else:
-                content[name] = record
-        return content
+    def _on_disk(self, record: ArrayRecord, stored: dict[int, StoredRecord]) -> StoredRecord:
+        """Return arrays as a file that sites can fetch; those in memory are written, once for all sites."""
+        if isinstance(record, StoredRecord):
+            return record
+        if self._hub.spool is None:
+            raise TypeError("arrays in memory can be sent only once `begin_run` has named a folder for them")
+        if id(record) not in stored:
+            path = self._hub.spool / f"request-{len(stored)}.safetensors"
+            blob = write_record(record, path)
+            stored[id(record)] = open_record(path, digest=blob.digest)
+        return stored[id(record)]
 
     def _reply(self, message: Message, answer: Answer) -> Message:
         if answer.error:
@@ -179,6 +207,16 @@ class GrpcGrid(SiteGrid):
         except FedwonError as error:
             return Message(Error(code=error.code, reason=error.message), reply_to=message)
         return Message(content, reply_to=message)
+
+
+def _named(messages: Iterable[Message]) -> dict[str, Message]:
+    """Return messages by name; those of Flower's own strategies get one here, as on Flower's own grids."""
+    named = {}
+    for message in messages:
+        if not message.metadata.message_id:
+            set_message_id(message, f"message-{secrets.token_hex(8)}")
+        named[message.metadata.message_id] = message
+    return named
 
 
 def _open(blob: Blob | None) -> StoredRecord:

@@ -1,6 +1,7 @@
 """Who is connected, and what each site has still to do: the state behind the gRPC service.
 
-Everything here runs in the server's event loop; the strategy's thread comes in through `GrpcGrid`.
+Everything here runs in the server's event loop, and nothing but `wait_for` waits, so no step can be cut in two by a
+site that hangs up; the strategy's thread comes in through `GrpcGrid`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fedwon.common.arrays import Blob
-from fedwon.common.errors import DuplicateSite, Refused
+from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Task:
         offer: what the site is told.
         blob: the model that it may fetch for it.
         answers: where the answer goes; None ends the wait.
+        uploading: held while the site sends the outcome, so that two calls never write one file.
     """
 
     site: str
@@ -56,6 +58,7 @@ class Task:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
+    uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass
@@ -65,12 +68,14 @@ class SiteSession:
     Attributes:
         instance: drawn by the client at its start, so that a reconnection differs from a second client.
         survey: how many images the site has, by class and part.
+        held: tasks whose outcome the site said it keeps, until it is told that nobody needs them.
         outgoing: what waits to be sent; None closes the session.
     """
 
     site: str
     instance: str
     survey: Mapping[str, Mapping[str, int]]
+    held: frozenset[str] = frozenset()
     outgoing: asyncio.Queue[pb.FromServer | None] = field(default_factory=asyncio.Queue)
     heard: float = field(default_factory=time.monotonic)
     progress: pb.Heartbeat = field(default_factory=pb.Heartbeat)
@@ -81,22 +86,27 @@ class Hub:
 
     Args:
         heartbeat_seconds: how often sites say that they are there.
+
+    Attributes:
+        spool: where outcomes with arrays land; None where none are expected.
+        stopped: the server goes down.
     """
 
     def __init__(self, heartbeat_seconds: float) -> None:
         self.heartbeat_seconds = heartbeat_seconds
         self.sessions: dict[str, SiteSession] = {}
         self.tasks: dict[str, Task] = {}
-        self.spool = Path()
+        self.spool: Path | None = None
         self.stopped = False
-        self._changed = asyncio.Condition()
+        self._asked = False
+        self._changed = asyncio.Event()
 
     @property
     def silence(self) -> float:
         """Seconds without a word after which a site counts as gone."""
         return SILENT_INTERVALS * self.heartbeat_seconds
 
-    async def open(self, site: str, hello: pb.Hello) -> SiteSession:
+    def open(self, site: str, hello: pb.Hello) -> SiteSession:
         """Open a session and offer the site what it has still to do.
 
         Raises:
@@ -108,70 +118,91 @@ class Hub:
             raise DuplicateSite(f"Another client is connected as site `{site}`; it was heard {quiet:.0f} s ago.")
         if old is not None:
             old.outgoing.put_nowait(None)
-        survey = {row.name: {"train": row.train, "val": row.validation, "test": row.test} for row in hello.data}
-        session = SiteSession(site, hello.instance, survey)
+        survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
+        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
         self.sessions[site] = session
-        for task in self.tasks.values():
-            if task.site == site and not task.done:
-                session.outgoing.put_nowait(pb.FromServer(offer=task.offer))
-        await self._notify()
+        self._remind(session)
+        self._notify()
         return session
 
-    async def close(self, session: SiteSession) -> bool:
+    def _remind(self, session: SiteSession) -> None:
+        """Repeat what a site may have missed while it was away."""
+        for task in self.tasks.values():
+            if task.site == session.site and not task.done:
+                session.outgoing.put_nowait(pb.FromServer(offer=task.offer))
+        for name in sorted(session.held - self.tasks.keys()) if self._asked else ():
+            cancel = pb.Cancel(task_id=name, reason="the round closed while this site was away")
+            session.outgoing.put_nowait(pb.FromServer(cancel=cancel))
+
+    def close(self, session: SiteSession) -> bool:
         """Forget a session; return whether the site is gone with it (it may have opened another)."""
         if self.sessions.get(session.site) is not session:
             return False
         del self.sessions[session.site]
-        await self._notify()
+        self._notify()
         return True
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def wait_for(self, minimum: int) -> None:
         """Wait until so many sites are connected, or the hub is stopped."""
-        async with self._changed:
-            if len(self.sessions) < minimum:
-                logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
-            await self._changed.wait_for(lambda: self.stopped or len(self.sessions) >= minimum)
+        if len(self.sessions) < minimum:
+            logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
+        while not self.stopped and len(self.sessions) < minimum:
+            await self._changed.wait()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """End every wait and every session."""
         self.stopped = True
         for task in self.tasks.values():
             task.answers.put(None)
         for session in self.sessions.values():
             session.outgoing.put_nowait(None)
-        await self._notify()
+        self._notify()
 
-    async def dispatch(self, tasks: Iterable[Task]) -> None:
-        """Offer tasks to their sites; a site that is away gets its task when it comes."""
+    def dispatch(self, tasks: Iterable[Task]) -> None:
+        """Offer tasks to their sites; a site that is away gets its task when it comes.
+
+        A task that is open already goes on, with its answer going where the new one's should; one that was answered
+        begins anew.
+        """
+        self._asked = True
         for task in tasks:
-            self.tasks[task.offer.task_id] = task
+            name = task.offer.task_id
+            known = self.tasks.get(name)
+            if known is not None and not known.done and known.offer == task.offer:
+                known.answers = task.answers
+            else:
+                self.tasks[name] = task
             self._tell(task.site, pb.FromServer(offer=task.offer))
             if self.stopped:
                 task.answers.put(None)
 
-    async def withdraw(self, task_ids: Iterable[str], reason: str) -> None:
-        """Take tasks back that nobody waits for any more."""
-        for task_id in task_ids:
-            task = self.tasks.get(task_id)
-            if task is not None and not task.done:
-                del self.tasks[task_id]
-                self._tell(task.site, pb.FromServer(cancel=pb.Cancel(task_id=task_id, reason=reason)))
+    def withdraw(self, task_ids: Iterable[str], reason: str) -> list[Task]:
+        """Forget tasks that nobody waits for any more, and tell the sites that still work on one."""
+        gone = [task for name in task_ids if (task := self.tasks.pop(name, None)) is not None]
+        for task in gone:
+            if not task.done:
+                cancel = pb.Cancel(task_id=task.offer.task_id, reason=reason)
+                self._tell(task.site, pb.FromServer(cancel=cancel))
+        return gone
 
-    async def committed(self, run: str, number: int, task_ids: Iterable[str]) -> None:
-        """Tell sites that a round is over, and forget its tasks."""
-        by_site: dict[str, list[str]] = {}
-        for task_id in task_ids:
-            task = self.tasks.pop(task_id, None)
-            if task is not None:
-                by_site.setdefault(task.site, []).append(task_id)
-        for site, ids in by_site.items():
-            self._tell(site, pb.FromServer(committed=pb.Committed(run=run, round=number, task_ids=ids)))
+    def committed(self, run: str, number: int, task_ids: Iterable[str]) -> None:
+        """Tell sites that a round is over, answered or not, and forget its tasks.
 
-    async def run_ended(self, run: str, state: str) -> None:
+        A site that was away when an earlier round ended hears now that it need not keep that outcome either.
+        """
+        gone = self.withdraw(task_ids, "the round has closed")
+        for site, session in self.sessions.items():
+            over = {task.offer.task_id for task in gone if task.site == site} | (session.held - self.tasks.keys())
+            session.held &= self.tasks.keys()
+            if over:
+                committed = pb.Committed(run=run, round=number, task_ids=sorted(over))
+                session.outgoing.put_nowait(pb.FromServer(committed=committed))
+
+    def run_ended(self, run: str, state: str) -> None:
         """Tell every site that the run is over, and forget all tasks."""
         self.tasks.clear()
         for site in self.sessions:
@@ -187,21 +218,30 @@ class Hub:
 
         Raises:
             Refused: it is not that site's, or is not waited for any more.
+            LinkError: nothing has been asked since the server started; the task may be handed out again.
         """
         task = self.tasks.get(task_id)
         if task is None or task.site != site:
-            raise Refused(f"Task {task_id} is not waited for (the round may have closed without it).")
+            self._check_asked()
+            raise Refused(f"Task {task_id[:200]} is not waited for (the round may have closed without it).")
         return task
+
+    def _check_asked(self) -> None:
+        """Keep a site from dropping its work because it is back before the round that the server goes on with."""
+        if not self._asked:
+            raise LinkError("No round is open yet; try again.")
 
     def fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
         """Return the model that a site may fetch for one of its tasks.
 
         Raises:
             Refused: none of its tasks is about that model.
+            LinkError: nothing has been asked since the server started.
         """
         for task in self.tasks.values():
             if task.site == site and task.blob is not None and task.blob.digest == digest:
                 return task, task.blob
+        self._check_asked()
         raise Refused(f"No task of site {site} is about the model {digest[:12]}.")
 
     def complete(self, task: Task, answer: Answer) -> None:
@@ -209,7 +249,3 @@ class Hub:
         if not task.done:
             task.done = True
             task.answers.put(answer)
-
-    def forget(self, task_id: str) -> None:
-        """Forget a task that failed, so that it can be handed out again."""
-        self.tasks.pop(task_id, None)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedwon.common.arrays import StoredRecord
+from fedwon.common.errors import Stopped
+from fedwon.common.flower import host_app
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
 from fedwon.server.app import Outcome, federate
@@ -26,15 +28,16 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
 
     Raises:
         PortInUse: another process listens on one of the ports.
-        Stopped: SIGINT or SIGTERM; committed rounds are kept.
+        Stopped: SIGTERM; committed rounds are kept.
+        KeyboardInterrupt: SIGINT; likewise.
         RunError: the run could not go on.
     """
     rules = Run.unfinished(home.store, home.folder).config.participation if resume else config.participation
 
-    def work(grid: GrpcGrid) -> Outcome:
+    def _work(grid: GrpcGrid) -> Outcome:
         return federate(grid, config, home.store, home.folder, listeners=listeners, resume=resume)
 
-    return asyncio.run(_serve(home, rules, work))
+    return _run(home, rules, _work)
 
 
 def evaluate_at_sites(
@@ -51,15 +54,17 @@ def evaluate_at_sites(
 
     Raises:
         PortInUse: another process listens on one of the ports.
-        Stopped: SIGINT or SIGTERM.
+        Stopped: SIGTERM.
+        KeyboardInterrupt: SIGINT.
     """
+    host_app()
     rules = home.config.run.participation.model_copy(update={"quorum": None, "patience_seconds": None})
 
-    def work(grid: GrpcGrid) -> Evaluation:
+    def _work(grid: GrpcGrid) -> Evaluation:
         grid.wait_for_sites(minimum or rules.minimum)
         return evaluate_model(grid, task, record, timeout=timeout)
 
-    return asyncio.run(_serve(home, rules, work))
+    return _run(home, rules, _work)
 
 
 def pick_model(home: Home, run: str | None, number: int | None, path: Path | None) -> tuple[TaskConfig, StoredRecord]:
@@ -78,9 +83,24 @@ def pick_model(home: Home, run: str | None, number: int | None, path: Path | Non
     return task, record
 
 
-async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
+def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
+    received: list[int] = []
+    try:
+        return asyncio.run(_serve(home, rules, work, received))
+    except Stopped:
+        if received[:1] == [signal.SIGINT]:
+            raise KeyboardInterrupt from None
+        raise
+
+
+async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
     loop = asyncio.get_running_loop()
     async with serving(home) as hub:
+
+        def _stop(number: int) -> None:
+            received.append(number)
+            hub.stop()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, lambda: asyncio.ensure_future(hub.stop()))
+            loop.add_signal_handler(number, _stop, number)
         return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fedwon.server.evaluation import score_of
+from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, now
 
 
@@ -23,7 +23,9 @@ def runs(store: Store) -> list[dict[str, Any]]:
 
 def _run(session: Session, row: RunRow) -> dict[str, Any]:
     last = session.scalars(select(RoundRow).where(RoundRow.run == row.id).order_by(RoundRow.number.desc())).first()
-    open_tasks = session.scalars(select(TaskRow).where(TaskRow.run == row.id, TaskRow.state == "sent")).all()
+    done = last.number if last else -1  # a crash leaves tasks of its round as they were
+    asked = select(TaskRow).where(TaskRow.run == row.id, TaskRow.state == "sent", TaskRow.round > done)
+    open_tasks = session.scalars(asked).all()
     return {
         "run": row.id,
         "state": row.state,
@@ -50,6 +52,14 @@ def _scores(session: Session, run: str) -> dict[str, dict[str, Any]]:
         if "validation-examples" in metrics or "test-examples" in metrics:
             scores[site] = {"round": number, **score_of(site, metrics).as_dict()}
     return scores
+
+
+def last_evaluation(store: Store) -> Evaluation:
+    """Return how the model of the newest run does at each site, by what is stored."""
+    newest = next(iter(runs(store)), None)
+    scores = newest["scores"] if newest else {}
+    kept = ({name: row[name] for name in ("site", "part", "correct", "examples", "loss")} for row in scores.values())
+    return Evaluation(tuple(Score(**row) for row in kept), {})
 
 
 def run_row(run: Mapping[str, Any], folder: Path) -> tuple[str, ...]:

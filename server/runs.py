@@ -13,19 +13,21 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import ArrayRecord
 from sqlalchemy import select
 
-from fedwon.common.arrays import StoredRecord, open_record, record_of, write_record
+from fedwon.common.arrays import Blob, StoredRecord, open_record, record_of, write_record
 from fedwon.common.config import parse
-from fedwon.common.errors import BrokenFile, RunMissing, storage_error
-from fedwon.common.files import write_atomic
+from fedwon.common.errors import BrokenFile, FedwonError, RunMissing, storage_error
+from fedwon.common.files import remove_leftovers, write_atomic
 from fedwon.common.model_file import describe, network
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded
+from fedwon.server.site_grid import Traffic
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow, now
 
 
@@ -59,18 +61,25 @@ class Run:
     def create(
         cls, store: Store, root: Path, config: RunConfig, classes: Sequence[str], listeners: Sequence[Listener] = ()
     ) -> Run:
-        """Begin a run: its folder, its row and its initial model.
+        """Begin a run: its folder, its row and its initial model; when that fails, nothing of it stays.
 
         Raises:
             StorageError: the folder or the database cannot be written.
         """
         run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         run = cls(store, root, run_id, config, classes, listeners)
-        run.make_folders()
-        with store.session() as session:
-            row = RunRow(id=run_id, config=config.model_dump(mode="json"), classes=list(run.classes), state="running")
-            session.add(row)
-        run.commit(0, record_of(network(run.task(0))), seconds=0.0, sites=())
+        initial = record_of(network(run.task(0)))
+        try:
+            run.make_folders()
+            blob = run._checkpoint(0, initial, ())
+            with store.session() as session:
+                described = config.model_dump(mode="json")
+                session.add(RunRow(id=run_id, config=described, classes=list(run.classes), state="running"))
+                session.flush()
+                session.add(run._round(0, blob, 0.0))
+        except FedwonError:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
         return run
 
     @classmethod
@@ -135,6 +144,13 @@ class Run:
         Raises:
             DiskFull: no space left; the round before is untouched.
         """
+        blob = self._checkpoint(number, record, sites)
+        with self.store.session() as session:
+            session.merge(self._round(number, blob, seconds))
+        self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
+        return open_record(blob.path, digest=blob.digest)
+
+    def _checkpoint(self, number: int, record: ArrayRecord, sites: Sequence[str]) -> Blob:
         path = self.model_path(number)
         blob = write_record(record, path, describe(self.task(number)))
         manifest = {
@@ -148,12 +164,11 @@ class Run:
             "classes": list(self.classes),
         }
         write_atomic(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
-        row = {"path": path.name, "digest": blob.digest, "size": blob.size, "seconds": seconds, "committed": now()}
-        with self.store.session() as session:
-            session.merge(RoundRow(run=self.id, number=number, **row))
-        if number > 0:
-            self.tell(RoundCommitted(number, seconds, path, tuple(sites)))
-        return open_record(path, digest=blob.digest)
+        return blob
+
+    def _round(self, number: int, blob: Blob, seconds: float) -> RoundRow:
+        file = {"path": blob.path.name, "digest": blob.digest, "size": blob.size}
+        return RoundRow(run=self.id, number=number, **file, seconds=seconds, committed=now())
 
     def last(self) -> tuple[int, StoredRecord]:
         """Return the last committed round and its model, its digest checked.
@@ -187,24 +202,26 @@ class Run:
         return row.number, record
 
     def sent(self, task_id: str, number: int, site: str, kind: str) -> None:
-        """Note that a site was asked."""
+        """Note that a site was asked, or asked again."""
+        row = TaskRow(id=task_id, run=self.id, round=number, site=site, kind=kind, state="sent", reason="")
         with self.store.session() as session:
-            session.merge(TaskRow(id=task_id, run=self.id, round=number, site=site, kind=kind, state="sent"))
+            session.merge(row)
 
-    def settled(self, task_id: str, state: str, **values: str | float) -> None:
+    def settled(self, task_id: str, state: str, *, reason: str = "", cost: Traffic | None = None) -> None:
         """Note what came of a task.
 
         Args:
             task_id: the task.
             state: "received", "averaged", "refused", "failed" or "late".
-            values: columns of the task's row: `reason`, `bytes_up`, `bytes_down`, `seconds`.
+            reason: why, where it did not go well.
+            cost: what it cost; what was noted before stays without it.
         """
         with self.store.session() as session:
             row = session.get(TaskRow, task_id)
             if row is not None:
-                row.state = state
-                for column, value in values.items():
-                    setattr(row, column, value)
+                row.state, row.reason = state, reason
+                if cost is not None:
+                    row.bytes_down, row.bytes_up, row.seconds = cost.bytes_down, cost.bytes_up, cost.seconds
 
     def measured(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
         """Keep what a site measured on the global model of a round."""
@@ -212,34 +229,61 @@ class Run:
             for key, value in metrics.items():
                 session.merge(MetricRow(run=self.id, round=number, site=site, key=key, value=float(value)))
 
+    def quarantined(self, path: Path) -> Path:
+        """Keep a refused update for inspection; return where it is.
+
+        Raises:
+            StorageError: it cannot be moved.
+        """
+        try:
+            return path.replace(self.quarantine / path.name)
+        except OSError as error:
+            raise storage_error(error, f"moving {path} to {self.quarantine}") from None
+
     def clear_spool(self) -> None:
-        """Delete updates that are averaged or belong to a round that is over."""
-        shutil.rmtree(self.spool, ignore_errors=True)
-        self.spool.mkdir(parents=True, exist_ok=True)
+        """Delete updates that are averaged or belong to a round that is over; the folder stays."""
+        for path in self.spool.glob("*"):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def finish(self, state: str, reason: str = "") -> Path | None:
-        """End the run and give its last model the name `model.safetensors`.
+        """End the run; a finished one gives its last model the name `model.safetensors`.
+
+        What the sites sent of a round that was cut short stays, so that they need not send it again.
 
         Returns:
-            That file, or None when no round was committed.
+            That file, or None when the run has not finished.
+
+        Raises:
+            StorageError: the file or the database cannot be written.
         """
         path = None
         if state == "finished":
-            _, record = self.last()
-            path = self.folder / "model.safetensors"
-            temporary = path.with_suffix(".tmp")
-            temporary.unlink(missing_ok=True)
-            os.link(record.blob.path, temporary)
-            temporary.replace(path)
+            path = self._publish(self.last()[1].blob.path)
+            self.clear_spool()
         self.set_state(state, reason)
         self.tell(RunEnded(self.id, state, reason, path))
         return path
 
+    def _publish(self, model: Path) -> Path:
+        path = self.folder / "model.safetensors"
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(model, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(model, temporary)
+            return temporary.replace(path)
+        except OSError as error:
+            raise storage_error(error, f"writing {path}") from None
+
     def make_folders(self) -> None:
-        """Make the run's folders."""
+        """Make the run's folders, and delete what a `kill -9` left half-written in them."""
         try:
             for folder in (self.folder, self.spool, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(folder)
         except OSError as error:
             raise storage_error(error, f"making {self.folder}") from None
 

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from fedwon.common.arrays import Blob
-from fedwon.common.errors import BrokenFile, FedwonError, Refused, VersionGap, storage_error
-from fedwon.common.files import sha256_file
+from fedwon.common.certificates import requested_key
+from fedwon.common.errors import FedwonError, LinkError, Refused, VersionGap
 from fedwon.common.pki import SITE_DAYS, Authority, sign_request, site_of_peer
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
-from fedwon.common.wire.grpc_errors import CHUNK, OFFSET_KEY, abort
+from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
 from fedwon.common.wire.records import blob_of
 from fedwon.server import sites
 from fedwon.server.hub import Answer, Hub, SiteSession, Task
 from fedwon.server.store import Store, now
+from fedwon.server.transfers import Upload, read_chunks
 
 logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 20.0
+LONGEST_VERSION, LONGEST_REASON = 32, 500
+"""Characters of a site's version and of its reasons that are kept."""
 SIZE_MARGIN = 2**20
 """Bytes by which an update may be larger than the model that it answers to."""
 
@@ -41,14 +44,14 @@ def guarded(handler: Handler) -> Handler:
     """End a call with one of our errors in the form that the other side understands."""
 
     @wraps(handler)
-    async def call(self: Any, request: Any, context: Context) -> Any:
+    async def _call(self: Any, request: Any, context: Context) -> Any:
         try:
             return await handler(self, request, context)
         except FedwonError as error:
             logger.info("refused: %s", error.message, extra={"peer": context.peer()})
             await abort(context, error)
 
-    return call
+    return _call
 
 
 def check_version(theirs: str) -> None:
@@ -58,9 +61,8 @@ def check_version(theirs: str) -> None:
         VersionGap: it is; the message names both versions.
     """
     if not compatible(VERSION, theirs):
-        raise VersionGap(
-            f"The server runs fedwon {VERSION}, the site {theirs or '(unknown)'}; one minor apart at most."
-        )
+        named = theirs[:LONGEST_VERSION] or "(unknown)"
+        raise VersionGap(f"The server runs fedwon {VERSION}, the site {named}; one minor apart at most.")
 
 
 class EnrolmentService(rpc.EnrolmentServicer):
@@ -89,7 +91,7 @@ class EnrolmentService(rpc.EnrolmentServicer):
         return await asyncio.to_thread(self._enroll, request)
 
     def _enroll(self, request: pb.EnrollRequest) -> pb.EnrollReply:
-        sign_request(self._authority, request.certificate_request, "check")  # a bad request does not cost the token
+        requested_key(request.certificate_request)  # a bad request does not cost the token
         site = sites.redeem_token(self._store, request.token)
         certificate = issue(self._store, self._authority, request.certificate_request, site)
         return pb.EnrollReply(site=site, certificate=certificate, server=self._server)
@@ -114,13 +116,17 @@ class FederationService(rpc.FederationServicer):
     def __init__(self, hub: Hub, store: Store, authority: Authority) -> None:
         self._hub, self._store, self._authority = hub, store, authority
         self.last_seen: dict[str, datetime] = {}
+        self._noting = asyncio.Lock()
 
     @guarded
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
         """Sign a fresh certificate for the site that asks, under the name that it has."""
         site = site_of_peer(context.auth_context())
-        signed = await asyncio.to_thread(issue, self._store, self._authority, request.certificate_request, site)
-        return pb.RenewReply(certificate=signed)
+        return pb.RenewReply(certificate=await asyncio.to_thread(self._renew, site, request.certificate_request))
+
+    def _renew(self, site: str, certificate_request: bytes) -> bytes:
+        sites.check_enrolled(self._store, site)
+        return issue(self._store, self._authority, certificate_request, site)
 
     @guarded
     async def Session(  # type: ignore[override]  # noqa: N802  # the stubs know handlers that are generators only
@@ -131,11 +137,11 @@ class FederationService(rpc.FederationServicer):
         site = site_of_peer(context.auth_context())
         hello = await _hello(context)
         check_version(hello.version)
-        session = await self._hub.open(site, hello)
+        # before it counts as connected: a round may begin with the sites that are
+        await asyncio.to_thread(sites.check_enrolled, self._store, site)
+        session = self._hub.open(site, hello)
         try:
-            data = {name: dict(parts) for name, parts in session.survey.items()}
-            await asyncio.to_thread(sites.connected, self._store, site, hello.version, data)
-            logger.info("site connected", extra={"site": site, "version": hello.version})
+            await self._note_connected(session, hello.version)
             await context.write(
                 pb.FromServer(
                     welcome=pb.Welcome(site=site, version=VERSION, heartbeat_seconds=self._hub.heartbeat_seconds)
@@ -143,9 +149,20 @@ class FederationService(rpc.FederationServicer):
             )
             await self._converse(session, context)
         finally:
-            if await self._hub.close(session):
-                logger.info("site disconnected", extra={"site": site})
-                await asyncio.shield(asyncio.to_thread(sites.disconnected, self._store, site))
+            if self._hub.close(session):
+                await asyncio.shield(self._note_gone(site))
+
+    async def _note_connected(self, session: SiteSession, version: str) -> None:
+        data = {name: dict(parts) for name, parts in session.survey.items()}
+        async with self._noting:
+            await asyncio.to_thread(sites.connected, self._store, session.site, version[:LONGEST_VERSION], data)
+        logger.info("site connected", extra={"site": session.site, "version": version[:LONGEST_VERSION]})
+
+    async def _note_gone(self, site: str) -> None:
+        logger.info("site disconnected", extra={"site": site})
+        async with self._noting:  # so that a site that is back at once is not noted as gone after that
+            if site not in self._hub.sessions:
+                await asyncio.to_thread(sites.disconnected, self._store, site)
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))
@@ -168,31 +185,28 @@ class FederationService(rpc.FederationServicer):
             match message.WhichOneof("body"):
                 case "heartbeat":
                     session.progress = message.heartbeat
-                    session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
+                    if session.outgoing.empty():  # whatever waits there says as much, and a flood does not pile up
+                        session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
                 case "failed":
                     self._failed(session.site, message.failed)
 
     def _failed(self, site: str, failed: pb.TaskFailed) -> None:
-        with suppress(Refused):
-            task = self._hub.task_of(site, failed.task_id)
-            self._hub.complete(task, Answer(failed.task_id, error=f"{failed.error}: {failed.message}"))
-            self._hub.forget(failed.task_id)
+        reason = f"{failed.error[:LONGEST_REASON]}: {failed.message[:LONGEST_REASON]}"
+        plain = "".join(letter if letter.isprintable() else " " for letter in reason)
+        with suppress(Refused, LinkError):
+            self._hub.complete(self._hub.task_of(site, failed.task_id), Answer(failed.task_id, error=plain))
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802
         """Send a model by digest, from an offset."""
         try:
             site = site_of_peer(context.auth_context())
             task, blob = self._hub.fetchable(site, request.digest)
-            file = await asyncio.to_thread(blob.path.open, "rb")
+            async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
+                async for data in chunks:
+                    task.bytes_down += len(data)
+                    yield pb.Chunk(data=data)
         except FedwonError as error:
             await abort(context, error)
-        except OSError as error:
-            await abort(context, storage_error(error, f"reading {blob.path}"))
-        with file:
-            file.seek(request.offset)
-            while data := await asyncio.to_thread(file.read, CHUNK):
-                task.bytes_down += len(data)
-                yield pb.Chunk(data=data)
 
     @guarded
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
@@ -201,31 +215,46 @@ class FederationService(rpc.FederationServicer):
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("body") != "header":
             raise Refused("A submission begins with its header.")
-        task = self._hub.task_of(site, first.header.task_id)
-        if task.done:  # sent again because our reply was lost
-            return pb.SubmitReply()
-        blob = await self._receive(task, first.header, requests, context)
-        task.seconds = first.header.seconds
-        self._hub.complete(task, Answer(task.offer.task_id, tuple(first.header.records), blob))
+        header = first.header
+        task = self._hub.task_of(site, header.task_id)
+        async with task.uploading:  # a call on a line that broke may still be there
+            if not task.done:  # otherwise it is sent again because our reply was lost
+                blob = await self._receive(task, header, requests, context)
+                task.seconds = header.seconds if 0 <= header.seconds < math.inf else 0.0
+                self._hub.complete(task, Answer(header.task_id, tuple(header.records), blob))
         return pb.SubmitReply()
 
     async def _receive(
         self, task: Task, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest], context: Context
     ) -> Blob | None:
         wanted = blob_of(header.records)
-        part = self._hub.spool / f"{task.offer.task_id}.part"
-        have = part.stat().st_size if wanted is not None and part.exists() else 0
-        if wanted is not None and have > wanted.size:
-            part.unlink()
-            have = 0
-        await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
         if wanted is None:
+            self._check_wanted(task)
             return None
-        limit = (task.blob.size if task.blob else 0) + SIZE_MARGIN
-        if wanted.size > limit:
-            raise Refused(f"The update of {wanted.size} bytes is larger than its model ({limit - SIZE_MARGIN} bytes).")
-        task.bytes_up += await _append(part, wanted.size - have, requests)
-        return await asyncio.to_thread(_check_whole, part, wanted)
+        if self._hub.spool is None:
+            raise Refused("The outcome of this task has no arrays.")
+        model = task.blob.size if task.blob else 0
+        if not 0 < wanted.size <= model + SIZE_MARGIN:
+            raise Refused(f"An update of {wanted.size} bytes does not go with a model of {model} bytes.")
+        upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
+        have = await asyncio.to_thread(upload.begin)
+        await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
+        async for request in requests:
+            self._check_wanted(task)
+            await upload.add(request.data)
+            task.bytes_up += len(request.data)
+        blob = await asyncio.to_thread(upload.finish)
+        try:
+            self._check_wanted(task)
+        except Refused:
+            await asyncio.to_thread(blob.path.unlink, missing_ok=True)
+            raise
+        return blob
+
+    def _check_wanted(self, task: Task) -> None:
+        """Raise Refused once nobody waits for a task, which can happen while its outcome is on the way."""
+        if self._hub.task_of(task.site, task.offer.task_id) is not task:
+            raise Refused("This task was handed out anew meanwhile.")
 
 
 async def _hello(context: Context) -> pb.Hello:
@@ -242,34 +271,3 @@ async def _hello(context: Context) -> pb.Hello:
 async def _speak(session: SiteSession, context: Context) -> None:
     while (message := await session.outgoing.get()) is not None:
         await context.write(message)
-
-
-async def _append(part: Path, missing: int, requests: AsyncIterator[pb.SubmitRequest]) -> int:
-    """Append what comes to a file; return the number of bytes.
-
-    Raises:
-        DiskFull: no space left.
-        Refused: more came than was announced.
-    """
-    got = 0
-    try:
-        with part.open("ab") as file:
-            async for request in requests:
-                got += len(request.data)
-                if got > missing:
-                    raise Refused("More bytes came than the header announced.")
-                await asyncio.to_thread(file.write, request.data)
-            await asyncio.to_thread(file.flush)
-    except OSError as error:
-        raise storage_error(error, f"writing {part}") from None
-    return got
-
-
-def _check_whole(part: Path, wanted: pb.Blob) -> Blob:
-    size = part.stat().st_size
-    if size < wanted.size:
-        raise BrokenFile(f"The update ended after {size} of {wanted.size} bytes.")
-    if sha256_file(part) != wanted.digest:
-        part.unlink()
-        raise BrokenFile("The update arrived damaged (its digest differs); it is to be sent again.")
-    return Blob(part.replace(part.with_suffix(".safetensors")), wanted.digest, size)

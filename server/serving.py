@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -69,7 +70,8 @@ class Home:
         if not (folder / CONFIG_NAME).exists():
             raise ConfigMissing(f"{folder} is no server's folder: it has no {CONFIG_NAME}.")
         config = load(ServerConfig, folder / CONFIG_NAME)
-        return cls(folder, config, Store(folder / "fedwon.db"), load_authority(folder / "pki"))
+        authority = load_authority(folder / "pki")
+        return cls(folder, config, Store(folder / "fedwon.db"), authority)
 
     @classmethod
     def create(cls, folder: Path, config: ServerConfig) -> Home:
@@ -118,6 +120,9 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     federation, enrolment = grpc.aio.server(options=CHANNEL_OPTIONS), grpc.aio.server(options=CHANNEL_OPTIONS)
     rpc.add_FederationServicer_to_server(service, federation)
     rpc.add_EnrolmentServicer_to_server(EnrolmentService(home.store, home.authority, home.public_address), enrolment)
+    # both ahead of either: a port that is bound stays so until the server object is collected
+    _check_port(home.config.listen, "listen")
+    _check_port(home.config.enrolment, "enrolment")
     _listen(federation, home.config.listen, "listen", _tls(credentials, mutual=True))
     _listen(enrolment, home.config.enrolment, "enrolment", _tls(credentials, mutual=False))
     health = grpc_health.HealthServicer()
@@ -133,9 +138,9 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
         noting.cancel()
         with suppress(asyncio.CancelledError):
             await noting
-        await hub.stop()
+        hub.stop()
         await asyncio.gather(federation.stop(GRACE_SECONDS), enrolment.stop(GRACE_SECONDS))
-        sites.disconnected(home.store)
+        await asyncio.to_thread(sites.disconnected, home.store)
 
 
 def _tls(credentials: Credentials, *, mutual: bool) -> grpc.ServerCredentials:
@@ -146,7 +151,6 @@ def _tls(credentials: Credentials, *, mutual: bool) -> grpc.ServerCredentials:
 
 
 def _listen(server: grpc.aio.Server, address: str, key: str, credentials: grpc.ServerCredentials) -> None:
-    _check_port(address, key)
     try:
         server.add_secure_port(address, credentials)
     except RuntimeError as error:
@@ -162,16 +166,16 @@ def _check_port(address: str, key: str) -> None:
     """
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), int(port)))
-        except PermissionError:
-            raise ConfigError(f"This user may not listen on {address} (`{key}` in {CONFIG_NAME}).") from None
-        except (socket.gaierror, OverflowError) as error:
-            raise ConfigError(f"{address} (`{key}` in {CONFIG_NAME}) is no address of this machine: {error}.") from None
-        except OSError as error:
-            raise PortInUse(f"{address} (`{key}` in {CONFIG_NAME}) cannot be listened on: {error.strerror}.") from None
+    except PermissionError:
+        raise ConfigError(f"This user may not listen on {address} (`{key}` in {CONFIG_NAME}).") from None
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"{address} (`{key}` in {CONFIG_NAME}) is in use by another process.") from None
+        raise ConfigError(f"{address} (`{key}` in {CONFIG_NAME}) is no address of this machine: {error}.") from None
 
 
 async def _note_seen(service: FederationService, store: Store) -> None:

@@ -16,7 +16,7 @@ from fedwon.common.flower import Run as FlowerRun
 from fedwon.common.flower import make_run
 
 Survey = Mapping[str, Mapping[str, int]]
-"""How many images a site has: class name to part ("train", "val", "test") to count."""
+"""How many images a site has: class name to part ("train", "validation", "test") to count."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SiteGrid(Grid):
         del message_id
 
     def committed(self, run: str, number: int, message_ids: Iterable[str]) -> None:
-        """Hear that a round stands on the disk, so that sites may drop what they kept for it."""
+        """Hear that a round is over: sites may drop what they kept for these messages, answered or not."""
         del run, number, message_ids
 
     def run_ended(self, run: str, state: str) -> None:

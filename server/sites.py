@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from fedwon.common.errors import Refused, TokenExpired, TokenUsed
 from fedwon.server.store import AuditRow, Site, Store, Token, now
@@ -71,6 +72,23 @@ def enrolled(store: Store, site: str, expires: datetime) -> None:
         session.add(AuditRow(action="certificate issued", subject=site, detail=f"until {expires:%Y-%m-%d}"))
 
 
+def check_enrolled(store: Store, site: str) -> None:
+    """Check that a site may take part; its certificate alone does not say so for ever.
+
+    Raises:
+        Refused: no site of that name has enrolled here.
+    """
+    with store.session() as session:
+        _enrolled_row(session, site)
+
+
+def _enrolled_row(session: Session, site: str) -> Site:
+    row = session.scalars(select(Site).where(Site.name == site)).first()
+    if row is None:
+        raise Refused(f"No site `{site}` has enrolled with this server.")
+    return row
+
+
 def connected(store: Store, site: str, version: str, data: dict[str, dict[str, int]]) -> None:
     """Note that a site has opened a session.
 
@@ -78,9 +96,7 @@ def connected(store: Store, site: str, version: str, data: dict[str, dict[str, i
         Refused: no site of that name has enrolled here.
     """
     with store.session() as session:
-        row = session.scalars(select(Site).where(Site.name == site)).first()
-        if row is None:
-            raise Refused(f"No site `{site}` has enrolled with this server.")
+        row = _enrolled_row(session, site)
         row.connected, row.last_seen, row.version, row.data = True, now(), version, data
 
 

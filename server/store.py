@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -152,8 +153,12 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = _engine(path)
-        with _translated(path):
-            migrate(self.engine)
+        try:
+            with _translated(path):
+                migrate(self.engine)
+        except BaseException:
+            self.engine.dispose()
+            raise
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -206,6 +211,11 @@ def migrate(engine: Engine) -> None:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
+    except CommandError as error:  # alembic's, about a revision that it does not know
+        raise StorageError(
+            f"The database {path} was made by another version of fedwon: {error}.",
+            hint="Use the newer fedwon-server, or put back the backup from before the upgrade.",
+        ) from None
     except OperationalError as error:
         text = str(error.orig)
         if "full" in text:

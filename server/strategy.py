@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -23,9 +23,12 @@ from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update, average
 from fedwon.server.events import RoundStarted, SiteAnswered, SiteFailed
 from fedwon.server.runs import Run
-from fedwon.server.site_grid import SiteGrid, Traffic, metrics_of, node_id_of
+from fedwon.server.site_grid import SiteGrid, Survey, Traffic, metrics_of, node_id_of
 
 logger = logging.getLogger(__name__)
+
+Accepted = dict[str, tuple[Update, RecordDict]]
+"""Updates that count, by site, each with its numbers."""
 
 
 def task_id(run: str, number: int, kind: str, site: str) -> str:
@@ -62,6 +65,7 @@ class FedWon(FedAvg):
         self.fraction_evaluate = 0.0
         self.tracked, self.done = run, done
         self._sent: dict[str, Message] = {}
+        self._surveys: dict[str, Survey | None] = {}
         self._grid: SiteGrid | None = None
         self._reference = ArrayRecord()
         self._started = 0.0
@@ -87,9 +91,11 @@ class FedWon(FedAvg):
         if not isinstance(grid, SiteGrid):
             raise TypeError("FedWon needs a SiteGrid: it knows sites by name")
         settings, number = self.tracked.config.participation, self.done + server_round
-        grid.wait_for_sites(settings.minimum)
-        chosen = choose(grid.sites(), settings.fraction, self.tracked.config.seed, number)
+        while len(sites := grid.sites()) < settings.minimum:  # one may leave again before it is counted
+            grid.wait_for_sites(settings.minimum)
+        chosen = choose(sites, settings.fraction, self.tracked.config.seed, number)
         self._grid, self._reference, self._started = grid, arrays, time.monotonic()
+        self._surveys = {site: grid.survey(site) for site in chosen}
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({**self.tracked.task(number).flat(), **config})})
         self._sent = {site: self._message(content, number, site) for site in chosen}
         self.tracked.tell(RoundStarted(number, tuple(chosen)))
@@ -112,7 +118,7 @@ class FedWon(FedAvg):
         """
         number, settings = self.done + server_round, self.tracked.config.participation
         needed = min(settings.quorum or settings.minimum, len(self._sent))
-        accepted = self._collect(number, replies)
+        accepted = self._collect(number, self._sent, replies)
         for _ in range(settings.retries):
             if len(accepted) >= needed:
                 break
@@ -125,48 +131,58 @@ class FedWon(FedAvg):
             )
         return self._commit(number, accepted)
 
-    def _repeat(self, number: int, sites: Sequence[str]) -> dict[str, tuple[Update, RecordDict]]:
+    def _repeat(self, number: int, sites: Sequence[str]) -> Accepted:
         if self._grid is None:
             raise TypeError("a round is repeated only after it was configured")
         logger.warning("round %d has too few answers; asking again: %s", number, ", ".join(sites))
+        for site in sites:
+            self.tracked.sent(task_id(self.tracked.id, number, "train", site), number, site, "train")
         timeout = self.tracked.config.participation.deadline_seconds
-        return self._collect(number, self._grid.send_and_receive([self._sent[s] for s in sites], timeout=timeout))
+        messages = [self._sent[site] for site in sites]
+        return self._collect(number, sites, self._grid.send_and_receive(messages, timeout=timeout))
 
-    def _collect(self, number: int, replies: Iterable[Message]) -> dict[str, tuple[Update, RecordDict]]:
-        names = {node_id_of(site): site for site in self._sent}
-        accepted, failed = {}, set()
+    def _collect(self, number: int, asked: Iterable[str], replies: Iterable[Message]) -> Accepted:
+        names = {node_id_of(site): site for site in asked}
+        accepted: Accepted = {}
         for reply in replies:
-            site = names[reply.metadata.src_node_id]
+            site = names.pop(reply.metadata.src_node_id)
             if reply.has_error():
-                failed.add(site)
                 self._note_failure(number, site, reply.error.reason or "no reason given", "failed")
                 continue
             outcome = self._examine(number, site, reply.content)
             if isinstance(outcome, Update):
-                accepted[site] = (outcome, reply.content)
+                accepted[site] = (outcome, RecordDict({"metrics": MetricRecord(metrics_of(reply.content))}))
             else:
-                failed.add(site)
                 self._note_failure(number, site, outcome, "refused")
-        for site in set(self._sent) - set(accepted) - failed:
+        for site in names.values():
             self._note_failure(number, site, "no answer before the round closed", "late")
         return accepted
 
     def _examine(self, number: int, site: str, content: RecordDict) -> Update | str:
         """Return the update in a reply, or the reason why it is refused."""
-        grid, name = self._grid, task_id(self.tracked.id, number, "train", site)
-        if grid is None or len(content.array_records) != 1:
+        name, metrics = task_id(self.tracked.id, number, "train", site), metrics_of(content)
+        if len(content.array_records) != 1:
+            self._discount(name)
             return "the answer does not hold one record of arrays"
         record = self._stored(name, next(iter(content.array_records.values())))
-        metrics = metrics_of(content)
-        survey = grid.survey(site)
-        most = None if survey is None else sum(parts.get("train", 0) + parts.get("val", 0) for parts in survey.values())
-        reason = refuse(record, metrics, self._reference, most)
+        reason = refuse(record, metrics, self._reference, self._images_of(site))
         if reason is not None:
-            grid.discount(name)
-            record.blob.path.rename(self.tracked.quarantine / record.blob.path.name)
+            self._discount(name)
+            self.tracked.quarantined(record.blob.path)
             return reason
-        self._note_answer(number, site, content)
+        self._note_answer(number, site, metrics)
         return Update(site, int(metrics["num-examples"]), record)
+
+    def _discount(self, name: str) -> None:
+        if self._grid is not None:
+            self._grid.discount(name)
+
+    def _images_of(self, site: str) -> int | None:
+        """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
+        survey = (self._grid.survey(site) if self._grid else None) or self._surveys.get(site)
+        return (
+            None if survey is None else sum(row.get("train", 0) + row.get("validation", 0) for row in survey.values())
+        )
 
     def _stored(self, name: str, record: ArrayRecord) -> StoredRecord:
         if isinstance(record, StoredRecord):
@@ -175,11 +191,10 @@ class FedWon(FedAvg):
         blob = write_record(record, path)
         return open_record(path, digest=blob.digest)
 
-    def _note_answer(self, number: int, site: str, content: RecordDict) -> None:
+    def _note_answer(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
         name = task_id(self.tracked.id, number, "train", site)
-        metrics = {key: float(value) for key, value in metrics_of(content).items() if isinstance(value, int | float)}
         cost = self._grid.traffic(name) if self._grid else Traffic()
-        self.tracked.settled(name, "received", seconds=cost.seconds, bytes_down=cost.bytes_down, bytes_up=cost.bytes_up)
+        self.tracked.settled(name, "received", cost=cost)
         looked = {key: value for key, value in metrics.items() if key.startswith("validation")}
         self.tracked.measured(number - 1, site, looked)
         self.tracked.measured(number, site, {key: value for key, value in metrics.items() if key not in looked})
@@ -189,19 +204,17 @@ class FedWon(FedAvg):
         self.tracked.settled(task_id(self.tracked.id, number, "train", site), state, reason=reason)
         self.tracked.tell(SiteFailed(number, site, reason))
 
-    def _commit(
-        self, number: int, accepted: dict[str, tuple[Update, RecordDict]]
-    ) -> tuple[ArrayRecord, MetricRecord | None]:
+    def _commit(self, number: int, accepted: Accepted) -> tuple[ArrayRecord, MetricRecord | None]:
         settings, sites = self.tracked.config.aggregation, sorted(accepted)
         updates = [accepted[site][0] for site in sites]
         averaged = average(updates, settings.weights, settings.weight_cap)
         metrics = self.train_metrics_aggr_fn([accepted[site][1] for site in sites], self.weighted_by_key)
         seconds = time.monotonic() - self._started
         stored = self.tracked.commit(number, averaged, seconds=seconds, sites=sites)
-        names = [task_id(self.tracked.id, number, "train", site) for site in sites]
-        for name in names:
-            self.tracked.settled(name, "averaged")
-        self.tracked.clear_spool()
+        for site in sites:
+            self.tracked.settled(task_id(self.tracked.id, number, "train", site), "averaged")
         if self._grid is not None:
-            self._grid.committed(self.tracked.id, number, names)
+            asked = [task_id(self.tracked.id, number, "train", site) for site in self._sent]
+            self._grid.committed(self.tracked.id, number, asked)
+        self.tracked.clear_spool()
         return stored, metrics

@@ -89,7 +89,7 @@ def _unavailable(text: str, server: str) -> FedwonError:
     if _TLS_FAILED.search(text):
         return Refused(
             f"No secure connection to {server}: {text}.",
-            hint="This site does not accept the server's certificate: another server, one that speaks no TLS, an expired "
+            hint="This site does not accept the server's certificate: another server, one without TLS, an expired "
             "certificate, or a name that it does not have. `fedwon-client check` tells which.",
         )
     # A server that refuses a certificate just closes the connection (TLS 1.3): that looks like one that goes down.

@@ -91,7 +91,7 @@ def records_from_wire(wire: Iterable[pb.Record], open_blob: Callable[[pb.Blob], 
             case "metrics":
                 content[record.name] = _metrics(record)
             case _:
-                raise LinkError(f"The peer sent record `{record.name}` of a kind that this version does not know.")
+                raise LinkError(f"The peer sent record {record.name[:80]!r} of a kind that this version does not know.")
     return content
 
 
@@ -99,7 +99,7 @@ def _metrics(record: pb.Record) -> MetricRecord:
     try:
         return MetricRecord(_values(record.metrics))
     except TypeError:
-        raise LinkError(f"The peer sent metrics `{record.name}` that are not numbers.") from None
+        raise LinkError(f"The peer sent metrics {record.name[:80]!r} that are not numbers.") from None
 
 
 def _values(scalars: pb.Scalars) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _values(scalars: pb.Scalars) -> dict[str, Any]:
     for entry in scalars.entries:
         field = entry.WhichOneof("value")
         if field is None:
-            raise LinkError(f"The peer sent `{entry.key}` with a value of a type that this version does not know.")
+            raise LinkError(f"The peer sent {entry.key[:80]!r} with a value of a type that this version does not know.")
         value = getattr(entry, field)
         values[entry.key] = list(value.items) if hasattr(value, "items") else value
     return values

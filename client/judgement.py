@@ -1,0 +1,99 @@
+"""What a site does when it has no session: say why and try again, or give up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+from fedwon.client.handshake import shake_hands
+from fedwon.common.errors import DuplicateSite, FedwonError, LinkError, Refused, Unreachable, VersionGap
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = 3
+"""So often a server must turn this site's certificate down before it is believed: one that goes down looks alike."""
+
+SAY_AGAIN_SECONDS = 600.0
+"""A reason that stays the same is repeated so often in the log."""
+
+
+class Judgement:
+    """Judges why a session ended.
+
+    Args:
+        server: its address.
+        folder: the site's folder.
+        patience: seconds during which another client with this identity may be this box's own broken session.
+    """
+
+    def __init__(self, server: str, folder: Path, patience: float) -> None:
+        self._server, self._folder, self._patience = server, folder, patience
+        self._connected_once = False
+        self._since: float | None = None
+        self._duplicate_since: float | None = None
+        self._refusals = 0
+        self._said = ("", 0.0)
+
+    def connected(self) -> None:
+        """Note that a session stands."""
+        self._connected_once, self._since, self._duplicate_since, self._refusals = True, time.monotonic(), None, 0
+        self._said = ("", 0.0)
+
+    def lasted(self) -> float:
+        """Return how long the last session stood; 0 where there was none since the last question."""
+        since, self._since = self._since, None
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def pronounce(self, error: FedwonError | TimeoutError) -> None:
+        """Log why there is no session, or raise what will not go away by itself.
+
+        Raises:
+            VersionGap: always.
+            DuplicateSite: another client holds this identity for longer than the patience.
+            Refused: the server did not accept this site before it ever did.
+        """
+        if isinstance(error, TimeoutError):
+            error = Unreachable(f"No word from {self._server}.")
+        if isinstance(error, Unreachable) and "socket closed" in error.message.lower():
+            error = await self._explained(error)
+        if isinstance(error, VersionGap) or (isinstance(error, Refused) and not self._connected_once):
+            raise error
+        if isinstance(error, DuplicateSite):
+            self._bear(error)
+        self._say(error)
+
+    async def _explained(self, error: FedwonError) -> FedwonError:
+        """Tell a server that turns this site's certificate down from one that goes down."""
+        try:
+            await asyncio.to_thread(shake_hands, self._server, self._folder)
+        except Refused as refusal:
+            self._refusals += 1
+            return refusal if self._refusals >= REFUSALS else LinkError(refusal.message, hint=refusal.hint)
+        except FedwonError:
+            return error
+        self._refusals = 0
+        return error
+
+    def _bear(self, error: DuplicateSite) -> None:
+        if self._duplicate_since is None:
+            self._duplicate_since = time.monotonic()
+        if time.monotonic() - self._duplicate_since >= self._patience:
+            raise error
+
+    def _say(self, error: FedwonError) -> None:
+        text, when = self._said
+        now = time.monotonic()
+        old = text == error.slug and now - when < SAY_AGAIN_SECONDS
+        if not old:
+            self._said = (error.slug, now)
+        logger.log(logging.DEBUG if old else logging.WARNING, "%s %s", error.message, _next_step(error))
+
+
+def _next_step(error: FedwonError) -> str:
+    if isinstance(error, DuplicateSite):
+        return "It may be this box's own broken connection; trying again."
+    if isinstance(error, Unreachable):
+        return "Trying again until it answers."
+    return f"Trying again. {error.hint}"

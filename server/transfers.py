@@ -1,0 +1,115 @@
+"""Bulk data between gRPC's event loop and the disk: every touch of a file happens in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from fedwon.common.arrays import Blob
+from fedwon.common.errors import BrokenFile, Refused, storage_error
+from fedwon.common.files import sha256_file
+from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.grpc_errors import CHUNK
+
+T = TypeVar("T")
+
+
+async def read_chunks(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
+    """Read a file piece by piece.
+
+    Args:
+        path: the file.
+        offset: first byte.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with await asyncio.to_thread(path.open, "rb") as file:
+            file.seek(offset)
+            while data := await asyncio.to_thread(file.read, CHUNK):
+                yield data
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from None
+
+
+async def unbroken(work: Callable[[], T]) -> T:
+    """Do something in a thread and wait for its end even when the call that asked for it is cancelled.
+
+    Whoever comes next may then trust the file: nobody writes there any more.
+    """
+    doing = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
+
+
+class Upload:
+    """A file that arrives in pieces, if need be over several calls.
+
+    Args:
+        part: what is here so far; it stays when a call breaks off, so that the next one goes on there.
+        wanted: the digest and size that the whole must have.
+    """
+
+    def __init__(self, part: Path, wanted: pb.Blob) -> None:
+        self.part, self.wanted = part, wanted
+        self._have = 0
+
+    def begin(self) -> int:
+        """Return how many bytes are here already; the sender goes on behind them.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        try:
+            self._have = self.part.stat().st_size if self.part.exists() else 0
+            if self._have > self.wanted.size:  # of another outcome of the same task
+                self.part.unlink()
+                self._have = 0
+        except OSError as error:
+            raise storage_error(error, f"reading {self.part}") from None
+        return self._have
+
+    async def add(self, data: bytes) -> None:
+        """Append a piece.
+
+        Raises:
+            DiskFull: no space left; what came before stays.
+            Refused: more came than was announced.
+        """
+        if self._have + len(data) > self.wanted.size:
+            raise Refused("More bytes came than the header announced.")
+        await unbroken(lambda: self._append(data))
+        self._have += len(data)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            with self.part.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise storage_error(error, f"writing {self.part}") from None
+
+    def finish(self) -> Blob:
+        """Check the whole and give it its name.
+
+        Raises:
+            BrokenFile: it is not whole, or not what its digest says; the sender may begin again.
+            StorageError: it cannot be read.
+        """
+        if self._have < self.wanted.size:
+            raise BrokenFile(f"The update ended after {self._have} of {self.wanted.size} bytes.")
+        if sha256_file(self.part) != self.wanted.digest:
+            with contextlib.suppress(OSError):
+                self.part.unlink(missing_ok=True)
+            raise BrokenFile("The update arrived damaged (its digest differs); it is to be sent again.")
+        try:
+            path = self.part.replace(self.part.with_suffix(".safetensors"))
+        except OSError as error:
+            raise storage_error(error, f"renaming {self.part}") from None
+        return Blob(path, self.wanted.digest, self.wanted.size)

@@ -1,0 +1,247 @@
+"""A real server and real sites, each a process of its own, started through the installed commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+
+from fedwon.client.config import ClientConfig
+from fedwon.common.arrays import open_record
+from fedwon.common.config import dump, parse
+from fedwon.common.pki import Credentials, load_authority, new_key, request, save_credentials
+from fedwon.common.run_config import RunConfig
+from fedwon.server.config import ServerConfig
+from fedwon.server.service import issue
+from fedwon.server.serving import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PATIENCE = 90.0
+"""Seconds for things that take two or three: the machine may be busy."""
+
+TINY = {
+    "name": "tiny",
+    "rounds": 3,
+    "seed": 7,
+    "model": {"name": "digit_cnn", "width": 0.05},
+    "images": {"max_train": 20, "channels": 1},
+    "training": {"batch_size": 8, "lr": 0.02, "clipping": 0.64},
+    "participation": {"minimum": 2},
+}
+_ports = count(20000 + 1500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + os.getpid() % 700)
+
+
+def free_port() -> int:
+    """Below the range of outgoing connections, and another one in each worker."""
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
+
+
+def run_config(changes: Mapping[str, object] | None = None) -> RunConfig:
+    content = {**TINY, **(changes or {})}
+    return parse(RunConfig, content, "test")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "FEDWON_DEBUG": "", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    end = time.monotonic() + patience
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {patience:.0f} s in vain for {what}")
+        time.sleep(0.02)
+
+
+def command(*arguments: object, timeout: float = PATIENCE, **kwargs) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands to its end: `command("fedwon-server", "status")`."""
+    name, *rest = map(str, arguments)
+    kwargs.setdefault("env", environment())
+    return subprocess.run(
+        [str(BIN / name), *rest], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **kwargs
+    )
+
+
+def assert_error(done, kind) -> dict[str, str]:
+    """Check the three lines of an error, its exit code and its page; return the lines by label."""
+    text = done.stderr
+    assert "Traceback" not in text, text
+    assert done.returncode == kind.code, (done.returncode, text)
+    lines = [line for line in text.splitlines() if re.match(r"(error|hint|see): ", line)]
+    assert [line.split(":")[0] for line in lines] == ["error", "hint", "see"], text
+    assert text.splitlines()[-3:] == lines, text  # nothing follows
+    found = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in lines}
+    assert found["see"] == f"docs/errors/{kind.slug}.md"
+    assert (ROOT / found["see"]).is_file()
+    assert len(found["hint"]) > 10
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+class Process:
+    """A command that goes on; both its outputs go to one file."""
+
+    def __init__(self, arguments: list[str], log: Path, **kwargs) -> None:
+        self.log = log
+        kwargs.setdefault("env", environment())
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                arguments, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **kwargs
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def says(self, pattern: str) -> bool:
+        return re.search(pattern, self.text()) is not None
+
+    def wait_says(self, pattern: str, patience: float = PATIENCE) -> None:
+        def there() -> bool:
+            if self.says(pattern):
+                return True
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.text()}"
+            return False
+
+        try:
+            wait_until(there, pattern, patience)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.text()}") from None
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Like a power cut."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, expected: int | None = 0, patience: float = PATIENCE) -> str:
+        """Wait for the end and check the exit code; return what it said."""
+        try:
+            code = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {patience:.0f} s:\n{self.text()}") from None
+        assert expected is None or code == expected, f"exit code {code}:\n{self.text()}"
+        return self.text()
+
+    def stop(self, expected: int | None = 0, number: int = signal.SIGTERM) -> float:
+        """End it with a signal; return the seconds that took."""
+        began = time.monotonic()
+        self.send(number)
+        self.end(expected)
+        return time.monotonic() - began
+
+
+class Fleet:
+    """A server's folder, its sites' folders, and the processes in them."""
+
+    def __init__(
+        self, folder: Path, changes: Mapping[str, object] | None = None, *, server: Path | None = None
+    ) -> None:
+        self.folder = folder
+        self.processes: list[Process] = []
+        self.config = ServerConfig(
+            federation="test",
+            listen=f"127.0.0.1:{free_port()}",
+            enrolment=f"127.0.0.1:{free_port()}",
+            names=("127.0.0.1",),
+            heartbeat_seconds=0.5,
+            run=run_config(changes),
+        )
+        self.home = Home.create(server or folder / "server", self.config)
+        self.home.store.close()
+
+    @property
+    def dir(self) -> Path:
+        return self.home.folder
+
+    def configure(self, **changes: object) -> None:
+        """Write server.yaml anew with another run."""
+        self.config = self.config.model_copy(update={"run": run_config(changes)})
+        (self.dir / "server.yaml").write_text(dump(self.config))
+
+    def site(self, name: str, data: str | None = None, *, home: Path | None = None, **settings: object) -> Path:
+        """Make a site as joining does, without the seconds that two processes take."""
+        folder = home or self.folder / name
+        key = new_key()
+        home_again = Home.open(self.dir)
+        certificate = issue(home_again.store, home_again.authority, request(name, key), name)
+        home_again.store.close()
+        save_credentials(folder / "pki", "site", Credentials(load_authority(self.dir / "pki").pem, certificate, key))
+        content = {"server": self.config.listen, "data": {"path": data or f"digits:{name}"}, "threads": 1, **settings}
+        (folder / "client.yaml").write_text(dump(parse(ClientConfig, content, "test")))
+        return folder
+
+    def spawn(self, *arguments: object, log: str, **kwargs) -> Process:
+        name, *rest = map(str, arguments)
+        path = next(p for n in count() if not (p := self.folder / f"{log}-{n}.log").exists())
+        process = Process([str(BIN / name), *rest], path, **kwargs)
+        self.processes.append(process)
+        return process
+
+    def start_server(self, *options: object, wait: bool = True) -> Process:
+        process = self.spawn("fedwon-server", "start", "--dir", self.dir, *options, log="server")
+        if wait:
+            process.wait_says("listening on")
+        return process
+
+    def start_site(self, name: str, *options: object, folder: Path | None = None) -> Process:
+        return self.spawn("fedwon-client", "start", "--dir", folder or self.folder / name, *options, log=f"site-{name}")
+
+    def status(self) -> dict:
+        done = command("fedwon-server", "status", "--dir", self.dir, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["runs"][0]
+
+    def runs(self) -> list[Path]:
+        return sorted((self.dir / "runs").glob("*"), key=lambda path: path.stat().st_mtime)
+
+    def digests(self, run: Path | None = None) -> list[str]:
+        return digests(run or self.runs()[-1])
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.process.kill()
+            process.process.wait()
+
+
+def digests(run: Path) -> list[str]:
+    """A digest of the arrays of each round's model; the files differ, for their headers name the run."""
+    from hashlib import sha256
+
+    found = []
+    for path in sorted(run.glob("round-*.safetensors")):
+        state = sha256()
+        for name, array in open_record(path).items():
+            state.update(f"{name} {array.dtype} {list(array.shape)}".encode())
+            state.update(array.numpy().tobytes())
+        found.append(state.hexdigest())
+    return found

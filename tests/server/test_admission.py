@@ -1,0 +1,110 @@
+"""Every rule that an update must pass, each with the reason that the operator reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedwon.server.admission import MOST_METRICS, refuse, refuse_arrays, refuse_examples, refuse_metrics
+from tests.server.server_kit import good_metrics, record, stored
+
+
+def model(**changes):
+    arrays = {
+        "conv__weight": np.zeros((2, 3), np.float32),
+        "conv__bias": np.zeros(2, np.float32),
+        "steps": np.array(5, np.int64),
+    }
+    return record(**{name: values for name, values in (arrays | changes).items() if values is not None})
+
+
+METRICS = [
+    ({}, None),
+    ({"corrupt-images": 0, "clipped-fraction": -0.5, "train-loss": -1}, None),
+    ({"num-examples": None}, "the answer lacks num-examples"),
+    ({"validation-loss": None, "validation-correct": None}, "the answer lacks validation-correct, validation-loss"),
+    ({"num-examples": float("nan")}, "num-examples is not a finite number"),
+    ({"train-loss": float("inf")}, "train-loss is not a finite number"),
+    ({"train-loss": [0.5]}, "train-loss is not a finite number"),
+    ({"other-examples": [1, 2]}, "other-examples is not a finite number"),
+    ({"num-examples": "10"}, "num-examples is not a finite number"),
+    ({"num-examples": -3}, "num-examples is no count"),
+    ({"num-examples": 2.5}, "num-examples is no count"),
+    ({"validation-correct": -1}, "validation-correct is no count"),
+    ({"num-examples": 10.0}, None),
+    ({"validation-correct": 5, "validation-examples": 4}, "validation-correct is more than validation-examples"),
+    ({"validation-correct": 0, "validation-examples": 0}, None),
+    ({"test-examples": 3}, "the answer lacks test-correct, test-loss"),
+    ({"test-examples": 3, "test-correct": 2, "test-loss": 0.1}, None),
+    ({"test-examples": 3, "test-correct": 4, "test-loss": 0.1}, "test-correct is more than test-examples"),
+    (
+        {f"x{i}": 0.0 for i in range(MOST_METRICS)},
+        f"the answer has {MOST_METRICS + 5} numbers; {MOST_METRICS} are the most",
+    ),
+    ({"\x1b[2J": 1.0}, "the answer names a number in a way that cannot be shown"),
+    ({"k" * 65: 1.0}, "the answer names a number in a way that cannot be shown"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), METRICS)
+def test_numbers(changes, reason):
+    metrics = {key: value for key, value in (good_metrics() | changes).items() if value is not None}
+    assert refuse_metrics(metrics) == reason
+
+
+@pytest.mark.parametrize(
+    ("declared", "survey", "reason"),
+    [
+        (10, 10, None),
+        (10, None, None),
+        (10**9, None, None),
+        (0, None, "it declares no training image"),
+        (0, 0, "it declares no training image"),
+        (11, 10, "it declares 11 training images; the site reported 10 images when it connected"),
+        (1, 0, "it declares 1 training images; the site reported 0 images when it connected"),
+    ],
+)
+def test_examples(declared, survey, reason):
+    assert refuse_examples(declared, survey) == reason
+
+
+MISFIT = "The update does not fit the network: "
+ARRAYS = [
+    ({}, None),
+    ({"conv__bias": np.float32([1, -1e38])}, None),
+    ({"steps": np.array(9, np.int64)}, None),
+    ({"conv__bias": None}, MISFIT + "missing conv.bias."),
+    ({"head": np.zeros(1)}, MISFIT + "unknown head."),
+    (
+        {"conv__bias": np.zeros(3, np.float32)},
+        MISFIT + "other shape: conv.bias [3] in place of [2].",
+    ),
+    (
+        {"conv__bias": np.zeros((2, 1), np.float32)},
+        MISFIT + "other shape: conv.bias [2, 1] in place of [2].",
+    ),
+    ({"conv__bias": np.zeros(2, np.float64)}, "tensor `conv.bias` is float64, the global model's is float32"),
+    ({"conv__bias": np.zeros(2, np.int32)}, "tensor `conv.bias` is int32, the global model's is float32"),
+    ({"conv__bias": np.float32([0, np.nan])}, "tensor `conv.bias` holds numbers that are not finite"),
+    ({"conv__weight": np.full((2, 3), -np.inf, np.float32)}, "tensor `conv.weight` holds numbers that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), ARRAYS)
+def test_tensors(tmp_path, changes, reason):
+    assert refuse_arrays(model(**changes), model()) == reason
+    assert refuse_arrays(stored(tmp_path / "m", model(**changes)), model()) == reason
+
+
+def test_the_order_of_tensors_is_not_looked_at():
+    turned = record(**{name.replace(".", "__"): array.numpy() for name, array in reversed(model().items())})
+    assert refuse_arrays(turned, model()) is None
+
+
+def test_all_rules_together(tmp_path):
+    good, bad = stored(tmp_path / "1", model()), stored(tmp_path / "2", model(steps=None))
+    assert refuse(good, good_metrics(), model(), 20) is None
+    assert refuse(good, good_metrics(), model(), None) is None
+    assert "lacks" in refuse(good, {}, model(), 20)
+    assert "declares 30" in refuse(good, good_metrics(30), model(), 20)
+    assert "missing steps" in refuse(bad, good_metrics(), model(), 20)
