@@ -23,6 +23,7 @@ from fedwon.server.events import (
     RunStarted,
     SiteAnswered,
     SiteFailed,
+    SiteNoted,
 )
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,17 @@ def log_event(event: Event) -> None:
             logger.info("round %d: %s", event.number, _sentence(event), extra={"site": event.site})
         case SiteFailed():
             logger.warning("round %d: no update from %s: %s", event.number, event.site, event.reason)
+        case SiteNoted():
+            log_note(event)
         case RoundCommitted():
             logger.info("round %d committed in %.1f s: %s", event.number, event.seconds, event.path)
         case RunEnded():
             logger.info("run %s has ended: %s %s", event.run, event.state, event.reason)
+
+
+def log_note(event: SiteNoted) -> None:
+    """Write a line for what a site says about its images."""
+    logger.warning("%s: %s", event.site, event.text)
 
 
 def _sentence(event: SiteAnswered) -> str:
@@ -84,6 +92,8 @@ class LiveTable:
                 self._answered(event)
             case SiteFailed():
                 self._rows.setdefault(event.site, {})["state"] = event.reason
+            case SiteNoted():
+                log_note(event)
             case RoundCommitted():
                 self._title = f"round {event.number} of {self._rounds} committed in {event.seconds:.1f} s"
             case RunEnded():

@@ -54,6 +54,14 @@ class SiteFailed:
 
 
 @dataclass(frozen=True)
+class SiteNoted:
+    """A site says something about its images that its people should look at; told when it is new."""
+
+    site: str
+    text: str
+
+
+@dataclass(frozen=True)
 class RoundCommitted:
     """A new global model stands on the disk."""
 
@@ -77,5 +85,5 @@ class RunEnded:
     model: Path | None
 
 
-Event = RunStarted | RoundStarted | SiteAnswered | SiteFailed | RoundCommitted | RunEnded
+Event = RunStarted | RoundStarted | SiteAnswered | SiteFailed | SiteNoted | RoundCommitted | RunEnded
 Listener = Callable[[Event], None]

@@ -21,7 +21,8 @@ from fedwon.common.errors import TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update, average
-from fedwon.server.events import RoundStarted, SiteAnswered, SiteFailed
+from fedwon.server.events import RoundStarted, SiteAnswered, SiteFailed, SiteNoted
+from fedwon.server.notes import notes_of
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, Survey, Traffic, metrics_of, node_id_of
 
@@ -69,6 +70,7 @@ class FedWon(FedAvg):
         self._grid: SiteGrid | None = None
         self._reference = ArrayRecord()
         self._started = 0.0
+        self._noted: dict[str, str] = {}
 
     def summary(self) -> None:
         """Log what this run does."""
@@ -171,6 +173,7 @@ class FedWon(FedAvg):
             self.tracked.quarantined(record.blob.path)
             return reason
         self._note_answer(number, site, metrics)
+        self._note_images(site, notes_of(content))
         return Update(site, int(metrics["num-examples"]), record)
 
     def _discount(self, name: str) -> None:
@@ -199,6 +202,12 @@ class FedWon(FedAvg):
         self.tracked.measured(number - 1, site, looked)
         self.tracked.measured(number, site, {key: value for key, value in metrics.items() if key not in looked})
         self.tracked.tell(SiteAnswered(number, site, metrics, number - 1, cost.seconds, cost.bytes_down, cost.bytes_up))
+
+    def _note_images(self, site: str, text: str) -> None:
+        if text and self._noted.get(site) != text:
+            self._noted[site] = text
+            self.tracked.store.audit("images", site, text)
+            self.tracked.tell(SiteNoted(site, text))
 
     def _note_failure(self, number: int, site: str, reason: str, state: str) -> None:
         self.tracked.settled(task_id(self.tracked.id, number, "train", site), state, reason=reason)
