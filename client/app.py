@@ -27,8 +27,8 @@ from fedwon.client.site import Site
 from fedwon.client.training import Evaluation, evaluate, train
 from fedwon.common.arrays import load_into, record_of
 from fedwon.common.errors import DataError, TaskFailed
+from fedwon.common.model_file import network
 from fedwon.common.run_config import TaskConfig
-from fedwon.models import build_model
 
 ARRAYS, CONFIG, METRICS, NOTES = "arrays", "config", "metrics", "notes"
 """Names of the records in a message."""
@@ -142,18 +142,8 @@ def _read(message: Message) -> tuple[ArrayRecord, TaskConfig]:
 
 
 def _build(task: TaskConfig) -> nn.Module:
-    """Build the network; the weights it starts with are thrown away, so no one else's random state may pay for them."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            return build_model(
-                task.model.name,
-                normalization=task.normalization,
-                num_classes=len(task.classes),
-                width=task.model.width,
-                in_channels=task.images.channels,
-                image_size=task.images.size,
-                relu_constant=task.model.relu_constant,
-            )
+        return network(task)
     except ValueError as error:
         raise TaskFailed(
             f"This site cannot build the network: {error}.", hint="Check `model` and `images.size` in the server's run."
@@ -174,6 +164,7 @@ class _Opened:
         self._entries: OrderedDict[Site, tuple[object, SiteData]] = OrderedDict()
 
     def get(self, site: Site, task: TaskConfig) -> SiteData:
+        """The site's images for this task, opened now unless they are the last ones'."""
         key = (task.run, task.seed, task.classes, task.images)
         with self._lock:
             known = self._entries.pop(site, None)

@@ -147,7 +147,8 @@ async def _until_signal(link: Link) -> None:
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not received:
         waiting.cancel()
-        return await work
+        await work
+        return
     work.cancel()
     await asyncio.wait({work}, timeout=STOP_SECONDS)
     typer.echo("stopped; what was finished is kept and handed in at the next start", err=True)

@@ -9,15 +9,26 @@ digits through its own camera, light and material, as a factory's lines differ:
   little to the left of the part and sees it smaller.
 * ``metal``: embossed in brushed metal, so a stroke has no tone of its own: its flank towards the lamp is bright, the
   other one dark (relief shading), over horizontal brush marks and a specular gradient.
-* ``tilted``: bright strokes on dark rubber in orange light, a camera that looks from the side (turned by 24 degrees, with perspective), a
-  soft lens and a noisy sensor.
+* ``tilted``: bright strokes on dark rubber in orange light, a camera that looks from the side (turned by 24 degrees,
+  with perspective), a soft lens and a noisy sensor.
 
 What a line does to its images is the same in every one of them but for small seeded jitter; see `_LINES` for the
-figures. All of it follows from one fixed seed, so every machine makes the same pixels, and nothing is downloaded.
+figures. All of it follows from one fixed seed, and nothing is downloaded.
 
 The lines share no digit, and each has fixed training, validation and test parts, stratified by class. A network that
-has learned one line alone fails on others (`tests/client/test_digits.py` holds the figures), which is what federated
-learning across domains is about.
+has learned one line alone fails on others, which is what federated learning across domains is about. Test accuracy in
+percent of `digit_cnn` (width 0.25, 20 epochs at batch size 8, mean of seeds 1 to 3), rows trained on one line alone:
+
+=========  =====  =========  =====  ======
+alone on   paper  backlight  metal  tilted
+=========  =====  =========  =====  ======
+paper         94         86     31       4
+backlight     86         98     50       4
+metal         33         53     96       7
+tilted         1          2      8      95
+=========  =====  =========  =====  ======
+
+`tests/client/test_digits.py` holds the shift and what a federation of ten rounds reaches.
 """
 
 from __future__ import annotations

@@ -134,13 +134,14 @@ def load_images(
     kept: list[Wanted] = []
     corrupt: list[Corrupt] = []
 
-    def read(item: Wanted) -> Tensor | Corrupt:
+    def fitted(item: Wanted) -> Tensor | Corrupt:
+        """Decode in a background thread; what cannot be read is a result like any other."""
         try:
             return preparation.fit(source.read(item.row))
         except Unreadable as error:
             return Corrupt(source.name(item.row), str(error))
 
-    with closing(prefetch(read, wanted)) as images:
+    with closing(prefetch(fitted, wanted)) as images:
         for item, image in zip(wanted, images, strict=True):
             raise_if_cancelled()
             if isinstance(image, Corrupt):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from fedwon.common.logs import one_line
 from fedwon.server.site_grid import metrics_of
@@ -21,7 +22,7 @@ def notes_of(content: RecordDict) -> str:
     Args:
         content: the records of the answer; `notes` is what `fedwon.client.app` writes.
     """
-    notes = content.config_records.get("notes", {})
+    notes: Mapping[str, Any] = content.config_records.get("notes", ConfigRecord())
     corrupt, skipped = _names(notes.get("corrupt")), _names(notes.get("skipped-classes"))
     missing = _names(notes.get("missing-classes"))
     count = metrics_of(content).get("corrupt-images", len(corrupt))
