@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedwon.common import logs
 from fedwon.common.config import load
 from fedwon.server.events import Event, SiteAnswered
 from fedwon.server.simulating import SimulationConfig, simulate, simulation_report
@@ -79,6 +80,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     """Run what is missing and print the table."""
+    logs.setup("text", "warning")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     sets = os.environ.get("FEDWON_DATA", str(ROOT.parent / "shared" / "data"))

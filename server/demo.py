@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import typer
 
@@ -24,16 +23,14 @@ from fedwon.common.console import show_table
 from fedwon.common.errors import FolderTaken, RunError
 from fedwon.common.model_file import read_model
 from fedwon.common.pki import fingerprint
-from fedwon.common.run_config import ImageConfig, ModelConfig, ParticipationConfig, RunConfig, TrainingConfig
+from fedwon.common.run_config import ImageConfig, ModelConfig, RunConfig, TrainingConfig
 from fedwon.server import report, sites
-from fedwon.server.app import federate
 from fedwon.server.children import Children
 from fedwon.server.config import ServerConfig
-from fedwon.server.evaluation import Evaluation, evaluate_model
+from fedwon.server.evaluation import Evaluation
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home
-from fedwon.server.simulation import InProcessGrid
-from fedwon.server.store import Store
+from fedwon.server.simulating import standalone
 
 MARK = ".fedwon-demo"
 START_SECONDS = 60.0
@@ -189,16 +186,9 @@ def _wait_for_port(address: str, children: Children) -> None:
 def _compare(domains: Mapping[str, DataConfig], model: Path, federated: Evaluation, config: RunConfig) -> None:
     """Print the global model beside the same network trained on the first line alone."""
     alone = next(iter(domains))
-    classes = read_model(model)[0].classes
-    grid = InProcessGrid({name: SiteConfig(data=where, threads=1) for name, where in domains.items()}, Path.cwd())
-    own = InProcessGrid({alone: SiteConfig(data=domains[alone], threads=1)}, Path.cwd())
-    single = config.model_copy(update={"participation": ParticipationConfig(minimum=1), "classes": classes})
-    with TemporaryDirectory(prefix="fedwon-") as scratch:
-        store = Store(Path(scratch) / "fedwon.db")
-        outcome = federate(own, single, store, Path(scratch))
-        standalone = evaluate_model(grid, *read_model(outcome.model), timeout=0)
-        store.close()
-    _show(federated, standalone, alone)
+    own = {name: SiteConfig(data=where, threads=1) for name, where in domains.items()}
+    agreed = config.model_copy(update={"classes": read_model(model)[0].classes})
+    _show(federated, standalone(agreed, own, alone, Path.cwd()), alone)
 
 
 def _show(federated: Evaluation, standalone: Evaluation, alone: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,8 +17,10 @@ from pydantic import Field
 from fedwon.client.config import SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common.config import Settings
-from fedwon.common.run_config import RunConfig
+from fedwon.common.model_file import read_model
+from fedwon.common.run_config import ParticipationConfig, RunConfig
 from fedwon.server.app import Outcome, federate
+from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
@@ -96,6 +98,24 @@ def simulate(config: SimulationConfig, data: str, out: Path | None, listeners: S
         stack.callback(store.close)
         outcome = federate(grid, config.run, store, root, listeners=listeners)
     return Simulated(outcome, time.monotonic() - started)
+
+
+def standalone(config: RunConfig, sites: Mapping[str, SiteConfig], name: str, base: Path) -> Evaluation:
+    """Train on one site alone, for as many rounds and epochs as a federation, and measure the model at every site.
+
+    Args:
+        config: the run; its classes must be named, or be those of that site.
+        sites: all sites, by name.
+        name: the one to train on.
+        base: folder that relative paths start at.
+    """
+    alone = config.model_copy(update={"participation": ParticipationConfig(minimum=1)})
+    with TemporaryDirectory(prefix="fedwon-") as scratch:
+        root = Path(scratch)
+        store = Store(root / "fedwon.db")
+        outcome = federate(InProcessGrid({name: sites[name]}, base), alone, store, root)
+        store.close()
+        return evaluate_model(InProcessGrid(sites, base), *read_model(outcome.model), timeout=0)
 
 
 def versions() -> dict[str, str]:

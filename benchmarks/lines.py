@@ -1,0 +1,73 @@
+"""The four lines of the built-in digits, apart and together: `python -m benchmarks.lines [--seeds 1 2 3]`.
+
+Trains the demo's network with the demo's settings on each line alone and in a federation of all four (one of them at
+batch size 1), once a seed, and measures each model on the test images of every line. Results are kept as JSON in
+`benchmarks/results/lines/` (what is there is not run again); the table of docs/results.md goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedwon.client.config import SiteConfig
+from fedwon.client.domains import discover
+from fedwon.common import logs
+from fedwon.server.demo import DIGITS
+from fedwon.server.simulating import DomainSettings, SimulationConfig, simulate, standalone, versions
+
+RESULTS = Path(__file__).resolve().parent / "results" / "lines"
+TOGETHER = "federation"
+WEAK = "tilted"
+
+
+def run(trained_on: str, seed: int) -> dict[str, Any]:
+    """Return the accuracy at every line of a model trained on one line or together, from its file if it is there."""
+    path = RESULTS / f"{trained_on}-seed{seed}.json"
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    sites = {name: SiteConfig(data=where, threads=1) for name, where in discover().items()}
+    config = DIGITS.model_copy(update={"seed": seed, "classes": tuple("0123456789")})
+    if trained_on == TOGETHER:
+        settings = {**config.model_dump(), "sites": {WEAK: DomainSettings(batch_size=1)}}
+        evaluation = simulate(SimulationConfig.model_validate(settings), "digits", None, []).outcome.evaluation
+    else:
+        evaluation = standalone(config, sites, trained_on, Path.cwd())
+    result = {"trained_on": trained_on, "seed": seed, **evaluation.as_dict(), "versions": versions()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the results as a Markdown table: a row a training, a column a line, mean and least over seeds."""
+    lines = sorted(results[0]["sites"])
+    text = [f"| trained on | {' | '.join(lines)} | worst |", f"|---|{'---|' * len(lines)}---|"]
+    for name in (*lines, TOGETHER):
+        rows = [result["sites"] for result in results if result["trained_on"] == name]
+        cells = [_cell([row[line]["accuracy"] for row in rows]) for line in lines]
+        worst = min(row[line]["accuracy"] for row in rows for line in lines)
+        text.append(f"| {name} | {' | '.join(cells)} | {100 * worst:.1f} |")
+    return "\n".join(text)
+
+
+def _cell(values: Sequence[float]) -> str:
+    return f"{100 * statistics.mean(values):.1f} ({100 * min(values):.1f})"
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    logs.setup("text", "warning")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    seeds = parser.parse_args().seeds
+    print(table([run(name, seed) for name in (*sorted(discover()), TOGETHER) for seed in seeds]))
+
+
+if __name__ == "__main__":
+    main()
