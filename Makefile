@@ -37,7 +37,7 @@ demo: $(VENV)/.demo  ## A federation of one server and four sites on this machin
 	$(BIN)/fedwon-server demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev  ## All tests but the long accuracy ones
-	$(BIN)/pytest -m "not accuracy"
+	$(BIN)/pytest -m "not accuracy" -n auto --maxprocesses 4
 
 accuracy: $(VENV)/.dev  ## Tests that train for minutes and hold a threshold (need FEDWON_DATA)
 	$(BIN)/pytest -m accuracy

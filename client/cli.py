@@ -137,12 +137,12 @@ async def _until_signal(link: Link) -> None:
     work, signalled = asyncio.ensure_future(link.run()), asyncio.Event()
     received: list[int] = []
 
-    def stop(number: int) -> None:
+    def _stop(number: int) -> None:
         received.append(number)
         signalled.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, _stop, number)
     waiting = asyncio.ensure_future(signalled.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not received:

@@ -38,7 +38,7 @@ def pauses(wake: asyncio.Event | None = None) -> AsyncIterator[None]:
         wake: when set, the pause ends at once, and the next ones are short again.
     """
 
-    async def wait() -> AsyncIterator[None]:
+    async def _wait() -> AsyncIterator[None]:
         longest, woken = FIRST_PAUSE, wake or asyncio.Event()
         yield
         while True:
@@ -48,7 +48,7 @@ def pauses(wake: asyncio.Event | None = None) -> AsyncIterator[None]:
             woken.clear()
             yield
 
-    return wait()
+    return _wait()
 
 
 class Transfers:

@@ -109,6 +109,9 @@ def start(
         raise typer.BadParameter("a resumed run keeps its own configuration", param_hint="--run")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
+    left = None if resume else _unfinished(home)
+    if left:
+        typer.echo(f"a new run begins; {left} and would go on with\n  {_resuming(home)}", err=True)
     try:
         with watching() as listener:
             outcome = run_federation(home, config, listeners=[listener], resume=resume)
@@ -120,13 +123,19 @@ def start(
 
 
 def _where_stopped(home: Home) -> str:
-    stopped = next((run for run in report.runs(home.store) if run["state"] == "stopped"), None)
-    if stopped is None:
-        return "stopped before a run began"
-    return (
-        f"stopped: run {stopped['run']} has {stopped['committed']} of {stopped['rounds']} rounds; go on with\n"
-        f"  fedwon-server start --dir {home.folder} --resume"
-    )
+    left = _unfinished(home)
+    return f"stopped: {left}; go on with\n  {_resuming(home)}" if left else "stopped before a run began"
+
+
+def _unfinished(home: Home) -> str | None:
+    newest = next(iter(report.runs(home.store)), None)
+    if newest is None or newest["state"] == "finished":
+        return None
+    return f"run {newest['run']} has {newest['committed'] or 0} of {newest['rounds']} rounds"
+
+
+def _resuming(home: Home) -> str:
+    return f"fedwon-server start --dir {home.folder} --resume"
 
 
 @app.command()

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from fedwon.client.config import ClientConfig
 from fedwon.common.arrays import open_record
 from fedwon.common.config import dump, parse
@@ -38,6 +40,14 @@ TINY = {
     "participation": {"minimum": 2},
 }
 _ports = count(20000 + 1500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + os.getpid() % 700)
+
+
+def images(path: Path) -> Path:
+    """Write a line's images: noise that follows from the line's name. The built-in digits take seconds to render."""
+    rng = np.random.default_rng(list(path.stem.encode()))
+    pixels = rng.integers(0, 255, (100, 16, 16, 3), dtype=np.uint8)
+    np.savez(path, images=pixels, labels=np.arange(100) % 4)
+    return path
 
 
 def free_port() -> int:
@@ -195,7 +205,8 @@ class Fleet:
         certificate = issue(home_again.store, home_again.authority, request(name, key), name)
         home_again.store.close()
         save_credentials(folder / "pki", "site", Credentials(load_authority(self.dir / "pki").pem, certificate, key))
-        content = {"server": self.config.listen, "data": {"path": data or f"digits:{name}"}, "threads": 1, **settings}
+        where = data or str(images(self.folder / f"{name}.npz"))
+        content = {"server": self.config.listen, "data": {"path": where}, "threads": 1, **settings}
         (folder / "client.yaml").write_text(dump(parse(ClientConfig, content, "test")))
         return folder
 

@@ -102,7 +102,7 @@ def test_a_demo_that_is_stopped_leaves_no_process(tmp_path, domains, moment, num
 def test_two_demos_in_one_folder(tmp_path, domains):
     demo = start_demo(tmp_path, domains)
     try:
-        wait_until(lambda: (tmp_path / "demo" / "server").exists(), "the demo's server folder")
+        wait_until((tmp_path / "demo" / "server").exists, "the demo's server folder")
         done = command("fedwon-server", "demo", "--data", domains, "--dir", tmp_path / "demo")
         found = assert_error(done, errors.FolderTaken)
         assert "Another demo" in found["error"]

@@ -10,8 +10,8 @@ from tests.e2e.fleet import TINY, command, digests
 
 
 def test_grpc_and_simulation_give_the_same_model_in_every_round(fleet, tmp_path):
-    fleet.site("metal", batch_size=1)
-    fleet.site("paper")
+    fleet.site("metal", "digits:metal", batch_size=1)
+    fleet.site("paper", "digits:paper")
     server = fleet.start_server()
     sites = [fleet.start_site(name, "--until-finished") for name in ("paper", "metal")]
     server.end()

@@ -154,7 +154,7 @@ def test_sites(journey):
         assert not site["connected"]
         assert site["certificate_days"] > 29
         assert len(site["data"]) == 10
-        assert all(parts["val"] > 0 for parts in site["data"].values())
+        assert all(parts["validation"] > 0 for parts in site["data"].values())
     table = journey.typed("fedwon-server", "sites", "--dir", "fed").stdout
     assert len(table.splitlines()) == 3
 
