@@ -11,7 +11,7 @@ from fedwon.client.progress import Cancelled, raise_if_cancelled, report, watch
 
 def test_nobody_needs_to_watch() -> None:
     report(1, 2)
-    raise_if_cancelled()
+    assert raise_if_cancelled() is None
 
 
 def test_who_watches_hears_and_can_cancel() -> None:

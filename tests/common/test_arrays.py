@@ -52,7 +52,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def same(left, right) -> None:
+def assert_same(left, right) -> None:
     assert list(left) == list(right)
     for name in left:
         found, wanted = np.asarray(left[name]), np.asarray(right[name])
@@ -70,7 +70,7 @@ def test_round_trip(tmp_path):
     stored = open_record(blob.path)
     assert stored.blob == blob
     assert stored.metadata["fedwon"] == "text"
-    same(numpy_of(stored), arrays)
+    assert_same(numpy_of(stored), arrays)
 
 
 def test_the_order_is_kept_where_sorting_would_change_it(tmp_path):
@@ -83,7 +83,7 @@ def test_the_library_reads_ours(tmp_path):
     arrays = one_of_each()
     write_record(record(arrays), tmp_path / "m", {"k": "v"})
     found = load_file(tmp_path / "m")
-    same({name: found[name] for name in arrays}, arrays)
+    assert_same({name: found[name] for name in arrays}, arrays)
 
 
 def test_we_read_the_librarys(tmp_path):
@@ -91,7 +91,7 @@ def test_we_read_the_librarys(tmp_path):
     save_file(arrays, tmp_path / "m", metadata={"format": "np"})
     stored = open_record(tmp_path / "m")
     assert stored.metadata == {"format": "np"}
-    same({name: stored[name].numpy() for name in arrays}, arrays)
+    assert_same({name: stored[name].numpy() for name in arrays}, arrays)
 
 
 @given(
@@ -106,9 +106,9 @@ def test_we_read_the_librarys(tmp_path):
 def test_any_arrays_come_back(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("any") / "m"
     write_record(record(arrays), path)
-    same(numpy_of(open_record(path)), arrays)
+    assert_same(numpy_of(open_record(path)), arrays)
     library = load_file(path)
-    same({name: library[name] for name in arrays}, arrays)
+    assert_same({name: library[name] for name in arrays}, arrays)
 
 
 def test_flower_sees_an_ordinary_record(tmp_path):
@@ -117,8 +117,8 @@ def test_flower_sees_an_ordinary_record(tmp_path):
     stored = open_record(tmp_path / "m")
     assert isinstance(stored, ArrayRecord)
     copy = ArrayRecord({name: Array(a.dtype, tuple(a.shape), a.stype, a.data) for name, a in stored.items()})
-    same(numpy_of(copy), arrays)
-    same(dict(enumerate(stored.to_numpy_ndarrays())), dict(enumerate(arrays.values())))
+    assert_same(numpy_of(copy), arrays)
+    assert_same(dict(enumerate(stored.to_numpy_ndarrays())), dict(enumerate(arrays.values())))
     torched = stored.to_torch_state_dict()
     assert torched["scalar"].shape == ()
 

@@ -116,8 +116,8 @@ def test_a_port_that_this_user_may_not_use(home, monkeypatch):
 
 
 def test_after_a_server_has_ended_its_ports_are_free(home):
-    for _ in range(2):
-        asyncio.run(serve(home))
+    served = [asyncio.run(serve(home)) for _ in range(2)]
+    assert len(served) == 2
 
 
 def test_nobody_is_connected_to_a_server_that_starts_or_has_stopped(home):

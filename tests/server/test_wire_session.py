@@ -125,6 +125,7 @@ async def test_once_it_has_left_another_client_may_come(running):
     session = await running.site("line-1", instance="one").connect()
     await session.leave()
     await running.site("line-1", instance="two").connect()
+    assert running.grid.sites() == ["line-1"]
 
 
 def test_a_silent_session_is_dropped(tmp_path):
@@ -271,7 +272,7 @@ async def test_outcomes_of_rounds_that_closed_while_a_site_was_away_need_not_be_
     assert (await session.next("committed")).task_ids == ["run.r1.train.line-1", "run.r2.train.line-1"]
     await running.done(running.grid.committed, "run", 3, [])
     await session.beat()
-    await session.next("heard")
+    assert await session.next("heard") == pb.Heard()  # and nothing was taken back before it
 
 
 @wired
@@ -281,7 +282,7 @@ async def test_what_is_still_asked_for_stays_in_the_journal(running):
     await session.next("offer")
     await running.done(running.grid.committed, "run", 1, [])
     await session.beat()
-    await session.next("heard")
+    assert await session.next("heard") == pb.Heard()  # and nothing was taken back before it
 
 
 @wired
@@ -296,7 +297,7 @@ async def test_a_site_back_in_the_middle_of_a_round_stops_what_nobody_waits_for(
 async def test_a_site_back_before_the_first_round_keeps_its_work(running):
     session = await running.site("line-1").connect(unfinished=["run.r1.train.line-1"])
     await session.beat()
-    await session.next("heard")
+    assert await session.next("heard") == pb.Heard()  # and nothing was taken back before it
 
 
 @wired
@@ -323,7 +324,7 @@ async def test_a_failure_before_anything_was_asked_is_passed_over(running):
     session = await running.site("line-1").connect()
     await session.fail("run.r1.train.line-1")
     await session.beat()
-    await session.next("heard")
+    assert await session.next("heard") == pb.Heard()  # and nothing was taken back before it
 
 
 @wired
