@@ -87,7 +87,7 @@ class Home:
         save_credentials(folder / "pki", "server", issue_server(authority, config.names))
         home = cls(folder, config, Store(folder / "fedwon.db"), authority)
         home.store.audit("server made", config.federation, ", ".join(config.names))
-        write_atomic(folder / CONFIG_NAME, dump(config).encode())
+        write_atomic(folder / CONFIG_NAME, f"# docs/configuration.md explains every key.\n{dump(config)}".encode())
         return home
 
     @property
