@@ -54,9 +54,7 @@ def demo_config(domains: Mapping[str, DataConfig], path: Path | None) -> RunConf
     base = load(RunConfig, path) if path else DIGITS
     if path is None and not all(where.path.startswith("digits:") for where in domains.values()):
         small = all(where.path.endswith(".npz") for where in domains.values())
-        images = ImageConfig(size=28 if small else 64, max_train=300)
-        training = base.training.model_copy(update={"epochs": 1})
-        base = base.model_copy(update={"rounds": 8, "images": images, "training": training})
+        base = base.model_copy(update={"images": ImageConfig(size=28 if small else 64, max_train=300)})
     participation = base.participation.model_copy(update={"minimum": len(domains)})
     return base.model_copy(update={"participation": participation})
 
