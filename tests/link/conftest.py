@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from hashlib import sha256
+from types import SimpleNamespace
+
 import pytest
 
-from tests.link.link_kit import Federation, Server
+from fedwon.client import transfers
+from fedwon.common.flower import host_app
+from tests.link.link_kit import Federation, Server, offer
+from tests.link.task_kit import App
 
 
 @pytest.fixture
@@ -15,3 +22,20 @@ def federation(tmp_path) -> Federation:
 @pytest.fixture
 def server() -> Server:
     return Server()
+
+
+@pytest.fixture
+def app(monkeypatch):
+    host_app()
+    made = App()
+    monkeypatch.setitem(sys.modules, "fedwon.client.app", SimpleNamespace(app=made))
+    monkeypatch.setattr(transfers, "FIRST_PAUSE", 0.02)
+    return made
+
+
+@pytest.fixture
+def task(tmp_path, server):
+    """A task and its model, which the server hands out."""
+    made, data = offer(tmp_path / "made")
+    server.blobs[sha256(data).hexdigest()] = data
+    return made
