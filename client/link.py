@@ -171,7 +171,8 @@ class Link:
     async def _send(self, call: Call, runner: TaskRunner, interval: float) -> None:
         while True:
             try:
-                message = await asyncio.wait_for(self._outgoing.get(), interval)
+                async with asyncio.timeout(interval):  # Python 3.11's wait_for can swallow a cancellation
+                    message = await self._outgoing.get()
             except TimeoutError:
                 message = pb.FromSite(heartbeat=runner.heartbeat)
             with suppress(asyncio.InvalidStateError):  # the call has ended; who reads hears why
@@ -209,9 +210,11 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, grpc.aio.BaseError):
-            await task
+        while not task.done():  # once is not always enough: a library may swallow it
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("what ran beside the session ended with %r", error)
 
 
 async def _next(call: Call, server: str, patience: float) -> pb.FromServer:
@@ -221,7 +224,8 @@ async def _next(call: Call, server: str, patience: float) -> pb.FromServer:
         TimeoutError: nothing came in `patience` seconds.
         FedwonError: the session has ended, and with what.
     """
-    message = await asyncio.wait_for(call.read(), patience)
+    async with asyncio.timeout(patience):
+        message = await call.read()
     if isinstance(message, pb.FromServer):
         return message
     if message is not grpc.aio.EOF:  # gRPC gives None for bytes that are no message

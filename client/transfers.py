@@ -43,7 +43,8 @@ def pauses(wake: asyncio.Event | None = None) -> AsyncIterator[None]:
         yield
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), random.uniform(FIRST_PAUSE / 2, longest))
+                async with asyncio.timeout(random.uniform(FIRST_PAUSE / 2, longest)):
+                    await woken.wait()
             longest = FIRST_PAUSE if woken.is_set() else min(2 * longest, LONGEST_PAUSE)
             woken.clear()
             yield
@@ -180,7 +181,8 @@ class Transfers:
             FedwonError: the call failed; Unreachable also where nothing moved for too long.
         """
         try:
-            return await asyncio.wait_for(step, STALL_SECONDS)
+            async with asyncio.timeout(STALL_SECONDS):  # Python 3.11's wait_for can swallow a cancellation
+                return await step
         except TimeoutError:
             raise Unreachable(f"{self._server} has not moved for {STALL_SECONDS:.0f} s.") from None
         except grpc.aio.AioRpcError as error:

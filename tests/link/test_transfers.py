@@ -8,6 +8,7 @@ import time
 import grpc
 
 from fedwon.client import transfers
+from fedwon.client.journal import Journal, ModelCache
 from fedwon.client.transfers import pauses
 from fedwon.common.wire import fedwon_pb2 as pb
 from tests.link.link_kit import Server, refuse, until
@@ -202,12 +203,11 @@ class TestPauses:
     def test_the_first_is_none_and_they_grow_to_a_limit(self, monkeypatch):
         waited = []
 
-        async def wait_for(step, seconds):
-            step.close()
+        def timeout(seconds):
             waited.append(seconds)
             raise TimeoutError
 
-        monkeypatch.setattr(asyncio, "wait_for", wait_for)
+        monkeypatch.setattr(asyncio, "timeout", timeout)
         monkeypatch.setattr("random.uniform", lambda _, longest: longest)
 
         async def go():
@@ -235,3 +235,19 @@ class TestPauses:
             assert not wake.is_set()
 
         asyncio.run(go())
+
+
+def test_a_cancellation_at_the_moment_of_success_is_heard(tmp_path):
+    """Python 3.11's `wait_for` swallows it: a site could not end, or could not leave a session."""
+    handed = transfers.Transfers("server:1", Journal(tmp_path / "journal"), ModelCache(tmp_path / "models"))
+
+    async def go():
+        step = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(handed._heard(step))
+        await asyncio.sleep(0)
+        step.set_result(1)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+
+    asyncio.run(go())
