@@ -17,6 +17,7 @@ from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.common import logs
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_table
+from fedwon.common.memory import keep_freed_memory
 from fedwon.common.version import VERSION
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def start(
     from fedwon.client.data import survey
     from fedwon.client.link import Link
 
+    keep_freed_memory()
     config = load(ClientConfig, folder / "client.yaml")
     survey(config.data, folder)  # wrong images are told at once, before anything is connected
     link = Link(

@@ -102,7 +102,9 @@ class AdaptiveGradientClipping:
         norm = unitwise_norm(gradient)
         too_large = norm > limit
         factor = limit / norm.clamp(min=_DENOMINATOR_FLOOR)
-        gradient.mul_(torch.where(too_large, factor, torch.ones_like(factor)))
+        # Where nothing is too large, the multiplication would be one more pass over the gradient for nothing.
+        if gradient.device.type != "cpu" or bool(too_large.any()):
+            gradient.mul_(torch.where(too_large, factor, torch.ones_like(factor)))
         return too_large
 
 

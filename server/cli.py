@@ -11,6 +11,7 @@ import typer
 from fedwon.common import logs
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_table
+from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
 from fedwon.server import report, sites
@@ -209,6 +210,7 @@ def simulate(
     from fedwon.server.simulating import SimulationConfig, simulation_report
     from fedwon.server.simulating import simulate as run_simulation
 
+    keep_freed_memory()
     settings = load(SimulationConfig, config)
     if seed is not None:
         settings = settings.model_copy(update={"seed": seed})
