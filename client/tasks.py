@@ -19,6 +19,7 @@ from fedwon.client.transfers import Transfers
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, FedwonError, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
+from fedwon.common.memory import return_freed_memory
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_from_wire
 
@@ -163,6 +164,7 @@ class TaskRunner:
             reply: Message = app(message, self._context)
         seconds = time.monotonic() - started
         header = self.journal.keep(offer.task_id, model.digest, reply.content, seconds)
+        return_freed_memory()
         logger.info("done in %.1f s, handing it in", seconds, extra={"task": offer.task_id})
         return header
 
