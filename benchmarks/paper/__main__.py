@@ -1,0 +1,78 @@
+"""The command: `python -m benchmarks.paper run|tune|try|evaluate --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from benchmarks.paper.evaluating import evaluate_stored
+from benchmarks.paper.protocols import PROTOCOLS
+from benchmarks.paper.running import RESULTS, Spec, run
+from benchmarks.paper.sets import CACHE
+from benchmarks.paper.tuning import SEED as TRIAL_SEED
+from benchmarks.paper.tuning import grid, rows, specs
+from fedwon.common import logs
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=CACHE, help="models and databases of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("tune", "choose learning rate and clipping of each row on validation images"),
+        ("run", "run what is missing of the tables, with the settings that `tune` chose"),
+        ("try", "a short run with settings of your own, scored on validation images"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
+        command.add_argument("--variant", action="append", help="only this row of the table")
+        command.add_argument("--batch", type=int, action="append", help="only this batch size")
+        command.add_argument("--seed", type=int, action="append", help="only this seed")
+        if name == "try":
+            command.add_argument("--lr", type=float, required=True)
+            command.add_argument("--clipping", type=float)
+            command.add_argument("--rounds", type=int, required=True)
+    evaluate = commands.add_parser("evaluate", help="score stored checkpoints on a folder of domains")
+    evaluate.add_argument("--data", required=True, help="a folder of domains, in any form that fedwon reads")
+    evaluate.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
+    return parser.parse_args()
+
+
+def _wanted(arguments: argparse.Namespace) -> Iterable[Spec]:
+    for protocol in arguments.protocol or PROTOCOLS:
+        if arguments.command == "tune":
+            found = [spec for variant, batch in rows(protocol) for spec in grid(protocol, variant, batch)]
+        elif arguments.command == "try":
+            own = (arguments.lr, arguments.clipping, TRIAL_SEED, arguments.rounds)
+            found = [Spec(protocol, variant, batch, *own) for variant, batch in rows(protocol)]
+        else:
+            found = list(specs(protocol, arguments.results))
+        for spec in found:
+            kept = {"variant": spec.variant, "batch": spec.batch, "seed": spec.seed}
+            if all(not getattr(arguments, name) or value in getattr(arguments, name) for name, value in kept.items()):
+                yield spec
+
+
+def main() -> None:
+    """Carry out one command."""
+    arguments = _arguments()
+    logs.setup("text", "error")
+    torch.set_num_threads(1)
+    if arguments.command == "evaluate":
+        found = evaluate_stored(arguments.data, arguments.protocol or list(PROTOCOLS), arguments.checkpoints)
+        print(json.dumps(found, indent=1))
+        return
+    for spec in _wanted(arguments):
+        result = run(spec, results=arguments.results, checkpoints=arguments.checkpoints)
+        state = "elsewhere in hand" if result is None else f"{result['seconds']} s"
+        print(f"{spec.protocol}/{spec.key}: {state}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

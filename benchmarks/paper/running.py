@@ -1,0 +1,246 @@
+"""One run of a protocol: from its spec to a JSON file and a checkpoint."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord
+from sqlalchemy import select
+
+from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol, merged
+from benchmarks.paper.scoring import counts, overlaid
+from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
+from fedwon.client.config import DataConfig, SiteConfig
+from fedwon.client.domains import discover
+from fedwon.client.listing import Part
+from fedwon.client.opening import SiteData, open_site
+from fedwon.common.config import parse
+from fedwon.common.errors import RunMissing, TooFewUpdates
+from fedwon.common.memory import keep_freed_memory
+from fedwon.common.model_file import read_model, trained_network
+from fedwon.common.run_config import ParticipationConfig, RunConfig
+from fedwon.server.app import federate
+from fedwon.server.events import Event, RoundCommitted
+from fedwon.server.runs import Run
+from fedwon.server.simulating import versions
+from fedwon.server.simulation import InProcessGrid
+from fedwon.server.store import MetricRow, Store
+
+RESULTS = ROOT / "benchmarks" / "results" / "paper"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What tells one run from another.
+
+    Attributes:
+        protocol: a key of `PROTOCOLS`.
+        variant: a key of `VARIANTS`.
+        batch: images a step.
+        lr: learning rate.
+        clipping: lambda of adaptive gradient clipping; None: off.
+        seed: the run's.
+        rounds: rounds; 0: the protocol's. Tuning runs are shorter.
+    """
+
+    protocol: str
+    variant: str
+    batch: int
+    lr: float
+    clipping: float | None
+    seed: int
+    rounds: int = 0
+
+    @property
+    def plan(self) -> Protocol:
+        """The protocol."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def key(self) -> str:
+        """Name of the run's files."""
+        clipping = "off" if self.clipping is None else f"{self.clipping:g}"
+        rounds = f"-r{self.rounds}" if self.rounds else ""
+        return f"{self.variant}-b{self.batch}-lr{self.lr:g}-c{clipping}{rounds}-seed{self.seed}"
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration, as an operator would write it.
+
+        Raises:
+            ConfigError: the protocol's settings do not fit.
+        """
+        own = {
+            "name": self.protocol.replace("_", "-"),
+            "seed": self.seed,
+            "rounds": self.rounds or self.plan.rounds,
+            "training": {"batch_size": self.batch, "lr": self.lr, "clipping": self.clipping},
+            "aggregation": {"weights": "uniform"},
+        }
+        return parse(RunConfig, merged(self.plan.settings, VARIANTS[self.variant], own), f"protocol {self.protocol}")
+
+
+def result_path(spec: Spec, results: Path = RESULTS) -> Path:
+    """Where the result of a run is kept; tuning runs apart from the others."""
+    return results / spec.protocol / ("tuning" if spec.rounds else "runs") / f"{spec.key}.json"
+
+
+@contextmanager
+def in_hand(folder: Path) -> Iterator[bool]:
+    """Whether this process may work in the folder: False if another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def run(spec: Spec, *, results: Path = RESULTS, checkpoints: Path = CACHE) -> dict[str, Any] | None:
+    """Return the result of a run: from its file, or by running it or what is missing of it.
+
+    Args:
+        spec: which run.
+        results: folder of the JSON files.
+        checkpoints: folder of models and databases.
+
+    Returns:
+        The result; None if another process has the run in hand.
+    """
+    path = result_path(spec, results)
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    folder = checkpoints / "runs" / spec.protocol / spec.key
+    with in_hand(folder) as ours:
+        if not ours or path.exists():
+            return None
+        result = _run(spec, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _run(spec: Spec, folder: Path) -> dict[str, Any]:
+    keep_freed_memory()
+    data = with_test_part(data_home() / spec.plan.images)
+    domains = discover(data, only=spec.plan.domains)
+    everyone = ParticipationConfig(minimum=len(domains), retries=0)
+    config = spec.config.model_copy(update={"participation": everyone})
+    grid = InProcessGrid({name: SiteConfig(data=where, threads=1) for name, where in domains.items()}, Path.cwd())
+    store, unfinished = _store(folder, resumable=getattr(config.rules, "keeps", "nothing") == "nothing")
+    watcher = Watcher(spec, domains, grid, folder)
+    started, failed = time.monotonic(), None
+    try:
+        outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
+        shutil.copyfile(outcome.model, folder / "model.safetensors")
+    except TooFewUpdates as error:  # a site's loss is not finite any more: a result like any other
+        failed = error.message
+    history = _history(store, Run.open(store, folder).id)
+    store.close()
+    return {
+        **asdict(spec),
+        "rounds": config.rounds,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+        "resumed": unfinished,
+        "failed": failed,
+        "validation": history,
+        "scores": watcher.scores(),
+    }
+
+
+def _clear(folder: Path) -> None:
+    for item in folder.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item.name != "lock":
+            item.unlink()
+
+
+def _store(folder: Path, *, resumable: bool) -> tuple[Store, bool]:
+    """Open the run's database; cleared, unless it holds an unfinished run to go on with.
+
+    A simulated site's own layers live in memory, so runs of methods that have such begin anew.
+    """
+    store = Store(folder / "fedwon.db")
+    try:
+        Run.unfinished(store, folder)
+    except RunMissing:
+        resumable = False
+    if not resumable:
+        store.close()
+        _clear(folder)
+        store = Store(folder / "fedwon.db")
+    return store, resumable
+
+
+def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:
+    """Validation counts: round to site to [correct, examples], of the model after that round."""
+    found: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    with store.session() as session:
+        for row in session.scalars(select(MetricRow).where(MetricRow.run == run_id)):
+            if row.key in {"validation-correct", "validation-examples"}:
+                found[str(row.round)][row.site][row.key == "validation-examples"] = int(row.value)
+    return {
+        number: dict(sorted(sites.items())) for number, sites in sorted(found.items(), key=lambda item: int(item[0]))
+    }
+
+
+def local_layers(grid: InProcessGrid, site: str) -> ArrayRecord | None:
+    """A simulated site's own layers; None for methods that have none."""
+    del grid, site
+    return None
+
+
+class Watcher:
+    """Scores the global model now and then, and throws old checkpoints away.
+
+    A tuning run is scored on validation images, at its end; test images are not even opened.
+    """
+
+    def __init__(self, spec: Spec, domains: Mapping[str, DataConfig], grid: InProcessGrid, folder: Path) -> None:
+        self.spec, self.domains, self.grid, self.folder = spec, domains, grid, folder / "scores"
+        self.parts: tuple[Part, ...] = ("validation",) if spec.rounds else ("validation", "test")
+        self._opened: dict[str, SiteData] = {}
+
+    def hear(self, event: Event) -> None:
+        """Take an event in."""
+        if not isinstance(event, RoundCommitted):
+            return
+        every = 0 if self.spec.rounds else self.spec.plan.test_every
+        if event.number == self.spec.config.rounds or (event.number and every and event.number % every == 0):
+            self._score(event)
+        for old in event.path.parent.glob("round-*.safetensors"):
+            if int(old.stem.split("-")[1]) < event.number - 1:
+                old.unlink()
+
+    def _score(self, event: RoundCommitted) -> None:
+        task, record = read_model(event.path)
+        found = {}
+        for site, data in self.domains.items():
+            if site not in self._opened:
+                self._opened[site] = open_site(data, task, Path.cwd())
+            model = overlaid(trained_network(task, record), local_layers(self.grid, site))
+            images = {part: getattr(self._opened[site], part) for part in self.parts}
+            found[site] = {part: counts(model, part_images) for part, part_images in images.items()}
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{event.number:04d}.json"
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+    def scores(self) -> dict[str, Any]:
+        """Counts by round, site and part."""
+        files = sorted(self.folder.glob("*.json"))
+        return {str(int(path.stem)): json.loads(path.read_text(encoding="utf-8")) for path in files}

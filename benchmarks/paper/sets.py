@@ -1,0 +1,54 @@
+"""The image sets of the protocols, as folders of domains with test images set aside.
+
+`digits_five` comes with test files. The folder sets have none: a fixed share is put aside here, by a
+hash of the file's content, so that exact copies of an image never stand on both sides. The parts are folders of
+symbolic links below the cache folder; the images stay where they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / "build" / "benchmarks"
+TEST_SHARE = 0.2
+_READY = ".ready"
+
+
+def data_home() -> Path:
+    """The folder of all sets: `FEDWON_DATA`, or the one beside this checkout."""
+    return Path(os.environ.get("FEDWON_DATA", ROOT.parent / "shared" / "data"))
+
+
+def with_test_part(folder: Path, cache: Path = CACHE) -> Path:
+    """The set with each domain parted into `train/` and `test/`; sets of .npz files are returned as they are.
+
+    Args:
+        folder: `<domain>/<class>/<image>`.
+        cache: where the links are made, once.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no image set {folder}; set FEDWON_DATA to the folder that holds the sets.")
+    if any(folder.glob("*.npz")):
+        return folder
+    target = cache / "parted" / folder.name
+    if not (target / _READY).exists():
+        for image in sorted(path for path in folder.glob("*/*/*") if path.is_file()):
+            domain, label, name = image.parts[-3:]
+            link = target / domain / part_of(image.read_bytes()) / label / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(image.resolve())
+        (target / _READY).touch()
+    return target
+
+
+def part_of(content: bytes) -> str:
+    """`test` for the share of contents whose hash is lowest, else `train`."""
+    digest = int.from_bytes(hashlib.sha256(b"fedwon test part/" + content).digest()[:8], "big")
+    return "test" if digest < TEST_SHARE * 2**64 else "train"

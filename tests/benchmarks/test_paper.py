@@ -1,0 +1,74 @@
+"""The harness of the paper's tables, as its user calls it: a short run, and its checkpoint on a folder never seen."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def paper(tmp_path, image_sets, *arguments):
+    """Call the harness and return what it printed to standard output."""
+    command = [sys.executable, "-m", "benchmarks.paper", "--results", tmp_path / "results", "--checkpoints", tmp_path]
+    done = subprocess.run(
+        [*map(str, command), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "FEDWON_DATA": str(image_sets)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def unseen(folder):
+    """A folder of two domains in a layout of their own: grey arrays, no test part, three of the six classes."""
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    for name in ("left", "right"):
+        images, labels = rng.integers(0, 256, (12, 20, 20, 1), np.uint8), np.arange(12) % 3
+        np.savez(folder / f"{name}.npz", images=images, labels=labels)
+    return folder
+
+
+@pytest.mark.data
+def test_a_short_run_is_kept_and_its_checkpoint_scores_images_nobody_trained_on(tmp_path, image_sets):
+    row = ["--protocol", "magnetic_tile", "--variant", "fedwon", "--batch", "8"]
+    paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--clipping", "0.16", "--rounds", "1")
+    (kept,) = (tmp_path / "results").rglob("*.json")
+    result = json.loads(kept.read_text(encoding="utf-8"))
+    assert result["failed"] is None
+    assert set(result["scores"]) == {"1"}
+    for site in result["scores"]["1"].values():
+        assert set(site) == {"validation"}, "a trial must not look at test images"
+        assert sum(site["validation"]["class_correct"]) == site["validation"]["correct"]
+
+    before = kept.stat().st_mtime_ns
+    paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--clipping", "0.16", "--rounds", "1")
+    assert kept.stat().st_mtime_ns == before, "what has a result is not run again"
+
+    scores = json.loads(paper(tmp_path, image_sets, "evaluate", "--data", str(image_sets / "magnetic_tile")))
+    (domains,) = scores["magnetic_tile"].values()
+    assert {name: score["examples"] for name, score in domains.items()} == {
+        "exp1": 178,
+        "exp2": 178,
+        "exp3": 179,
+        "exp4": 179,
+        "exp5": 180,
+        "exp6": 180,
+    }
+
+
+@pytest.mark.data
+def test_classes_that_the_model_does_not_know_are_an_error_that_says_so(tmp_path, image_sets):
+    row = ["--protocol", "magnetic_tile", "--variant", "fedwon", "--batch", "8"]
+    paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--rounds", "1")
+    scores = json.loads(paper(tmp_path, image_sets, "evaluate", "--data", str(unseen(tmp_path / "unseen"))))
+    (domains,) = scores["magnetic_tile"].values()
+    assert all("class" in score["error"] for score in domains.values())
