@@ -48,21 +48,22 @@ def counts(model: nn.Module, images: ImageSet) -> dict[str, Any]:
     """Count what the model gets right, in all and by class, and note for each image whether it was right.
 
     Returns:
-        `correct`, `examples`, `class_correct`, `class_examples`, and `right`: a bit an image, packed, base64, in the
-        order of the set, which is the same for every model. Paired comparisons need it.
+        `correct`, `examples`, `class_correct`, `class_examples`, and `right`: a bit an image, packed, base64, class by
+        class, in an order that is the same for every model. Paired comparisons need it.
     """
     model.eval()
     rows = [range(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)]
     with torch.inference_mode():
         guesses = [model(batch.inputs).argmax(dim=1) for batch in images.batches(rows)]
     right = torch.cat(guesses) == images.labels if guesses else torch.zeros(0, dtype=torch.bool)
+    by_class = right[images.labels.argsort(stable=True)]
     classes = len(images.classes)
     return {
         "correct": int(right.sum()),
         "examples": len(images),
         "class_correct": images.labels[right].bincount(minlength=classes).tolist(),
         "class_examples": images.labels.bincount(minlength=classes).tolist(),
-        "right": base64.b64encode(np.packbits(right.numpy()).tobytes()).decode("ascii"),
+        "right": base64.b64encode(np.packbits(by_class.numpy()).tobytes()).decode("ascii"),
     }
 
 

@@ -17,7 +17,7 @@ from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
 
 SEED = 101
-RATES = (0.003, 0.01, 0.03, 0.1)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 CLIPPINGS = (None, 0.16)
 
 

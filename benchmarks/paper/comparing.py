@@ -1,0 +1,105 @@
+"""Paired differences between two rows of a table, with an interval.
+
+Both rows were scored on the same test images and have the same seeds. The difference varies for two reasons: the seed
+(initial weights, drawn images, order) and the choice of test images. The interval adds the two: Student's t over seeds
+for the first, the normal approximation over images, paired, for the second. Test images are the same for every seed, so
+part of the variance is counted twice: the interval is too wide rather than too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.paper.scoring import right_images
+
+LEVEL = 0.95
+Scores = Mapping[str, Mapping[str, Any]]
+"""Test scores of one run by domain, as `scoring.counts` makes them."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better the first row is than the second, in shares (0.01 is one point).
+
+    Attributes:
+        mean: over seeds, of the mean over domains.
+        low: lower end of the interval.
+        high: upper end.
+        seeds: number of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "undecided"
+
+
+def paired(first: Sequence[Scores], second: Sequence[Scores], metric: str) -> Difference:
+    """Compare two rows.
+
+    Args:
+        first: test scores by domain, a run each, in the order of the seeds.
+        second: the same seeds of the other row.
+        metric: "accuracy", or "balanced": each class of a domain weighs alike.
+
+    Raises:
+        ValueError: the rows have other seeds or domains, or there is none.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError("both rows need the same seeds, one at least")
+    domains = sorted(first[0])
+    by_seed, image_variance = np.zeros(len(first)), 0.0
+    for domain in domains:
+        weights = _weights(first[0][domain], metric)
+        change = np.stack([_change(a[domain], b[domain]) for a, b in zip(first, second, strict=True)])
+        by_seed += (change @ weights) / len(domains)
+        image_variance += _variance(change.mean(axis=0), first[0][domain], weights) / len(domains) ** 2
+    half = math.hypot(_seed_half(by_seed), stats.norm.ppf(0.5 + LEVEL / 2) * math.sqrt(image_variance))
+    mean = float(by_seed.mean())
+    return Difference(mean, mean - half, mean + half, len(first))
+
+
+def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> NDArray[np.float64]:
+    """+1 where only the first is right, -1 where only the second is: shape (images,)."""
+    return right_images(first).astype(float) - right_images(second).astype(float)
+
+
+def _weights(score: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
+    """Weight of each image, class by class; they add up to 1."""
+    sizes = [size for size in score["class_examples"] if size]
+    total = sum(sizes)
+    each = [1 / (len(sizes) * size) if metric == "balanced" else 1 / total for size in sizes]
+    return np.repeat(each, sizes)
+
+
+def _variance(change: NDArray[np.float64], score: Mapping[str, Any], weights: NDArray[np.float64]) -> float:
+    """Variance of the weighted mean when each class's images are drawn anew."""
+    total, start = 0.0, 0
+    for size in score["class_examples"]:
+        if size > 1:
+            part = slice(start, start + size)
+            total += size * float(change[part].var(ddof=1)) * float(weights[start]) ** 2
+        start += size
+    return total
+
+
+def _seed_half(by_seed: NDArray[np.float64]) -> float:
+    """Half the interval over seeds; without a second seed there is none to tell from, so it is unbounded."""
+    if len(by_seed) < 2:
+        return math.inf
+    error = by_seed.std(ddof=1) / math.sqrt(len(by_seed))
+    return float(stats.t.ppf(0.5 + LEVEL / 2, len(by_seed) - 1) * error)
