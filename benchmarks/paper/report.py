@@ -23,8 +23,8 @@ HEAD = """# The paper's comparisons, rerun
 Made by `python -m benchmarks.paper report` from the JSON files in `benchmarks/results/paper/`, which
 `python -m benchmarks.paper tune` and `run` make. Learning rate and clipping of every row were chosen on validation
 images from one grid for all methods, with a seed of its own. Accuracy is on test images, in %, mean ± standard
-deviation over seeds. A difference is paired: same seeds, same test images; its 95 % interval counts the spread over seeds
-(Student's t) and over images. The image sets are samples of the public ones, so no score here is to be set beside a
+deviation over seeds. A difference is paired: same seeds, same test images; its 95 % interval counts the spread
+over seeds (Student's t) and over images. The image sets are samples of the public ones: set no score here beside a
 published one.
 """
 NAMES = {"fedwon": "fedwon (ReLU constant)", "fedwon_paper": "fedwon (the paper's listing)"}
