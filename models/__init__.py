@@ -5,6 +5,7 @@
 """
 
 # Imported for its effect too: a network is known to the registry once its module is loaded.
+from fedwon.models.alexnet import AlexNet
 from fedwon.models.blocks import (
     NORMALIZATIONS,
     RELU_GAMMA,
@@ -18,6 +19,7 @@ from fedwon.models.blocks import (
 )
 from fedwon.models.clipping import AdaptiveGradientClipping, final_layer, unitwise_norm
 from fedwon.models.digit_cnn import DigitCNN
+from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.ws_conv import WSConv2d
@@ -26,6 +28,7 @@ __all__ = [
     "NORMALIZATIONS",
     "RELU_GAMMA",
     "AdaptiveGradientClipping",
+    "AlexNet",
     "ConvBlock",
     "DigitCNN",
     "LinearBlock",
@@ -40,6 +43,7 @@ __all__ = [
     "available_models",
     "build_model",
     "final_layer",
+    "fold",
     "functional_statistics",
     "is_normalization_free",
     "make_style",

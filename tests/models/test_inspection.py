@@ -14,25 +14,27 @@ from fedwon.models import (
     normalization_layers,
 )
 
+SIZE = 64  # pixels, which every network takes
+
 
 @pytest.fixture(params=[(name, constant) for name in available_models() for constant in (False, True)], ids=str)
 def free(request):
     name, constant = request.param
-    return build_model(name, normalization="none", width=0.25, relu_constant=constant).train()
+    return build_model(name, normalization="none", width=0.25, image_size=SIZE, relu_constant=constant).train()
 
 
-def images(count, seed=0):
-    return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
+def images(count, seed=0, size=28):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def test_no_layer_and_no_functional_takes_statistics(free):
     assert normalization_layers(free) == []
-    assert functional_statistics(free, images(3)) == []
-    assert is_normalization_free(free, images(3))
+    assert functional_statistics(free, images(3, size=SIZE)) == []
+    assert is_normalization_free(free, images(3, size=SIZE))
 
 
 def test_the_output_for_one_image_does_not_depend_on_the_others(free):
-    mine, others, more = images(1), images(3, seed=1), 100 * images(3, seed=2)
+    mine, others, more = images(1, size=SIZE), images(3, seed=1, size=SIZE), 100 * images(3, seed=2, size=SIZE)
     first = free(torch.cat([mine, others]))[0]
     # Same shapes, so the same kernels in the same order: not one bit may change.
     assert torch.equal(first, free(torch.cat([mine, more]))[0])
@@ -44,7 +46,7 @@ def test_the_output_for_one_image_does_not_depend_on_the_others(free):
 
 
 def test_training_and_inference_are_the_same_function(free):
-    x = images(2)
+    x = images(2, size=SIZE)
     assert torch.equal(free.train()(x), free.eval()(x))
 
 

@@ -1,0 +1,62 @@
+"""Folding: a trained network with its weights standardized once and for all, as plain convolutions.
+
+At inference the standardized weight of a :class:`~fedwon.models.ws_conv.WSConv2d` is a constant. The folded network
+computes the same function bit for bit, is built of torch's own layers only, and so can be exported and run where this
+package is not installed. It is for inference: trained further, its weights are no longer standardized.
+"""
+
+import copy
+from collections.abc import Mapping
+
+from torch import nn
+
+from fedwon.models.ws_conv import WSConv2d
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy in which every WSConv2d is a plain Conv2d that holds the standardized weight.
+
+    The output is exactly the same, in training and in evaluation mode; the bias stays and there is no ``gain``. A
+    module that is registered in several places is still one module. Subclasses of WSConv2d are folded too, if all
+    they change is :meth:`~fedwon.models.ws_conv.WSConv2d.standardized_weight`; hooks on a folded layer are lost.
+
+    Args:
+        model: Any module that can be deep-copied; a WSConv2d itself too.
+    """
+    copied = copy.deepcopy(model)
+    return replace_modules(copied, {m: _plain(m) for m in copied.modules() if isinstance(m, WSConv2d)})
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in place of others, in place, wherever these are registered.
+
+    Args:
+        model: The root; changed, unless it is itself replaced.
+        replacements: New module by old module, by identity.
+
+    Returns:
+        The root: ``model``, or what replaces it.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():  # noqa: SLF001 - named_children leaves out the second of a shared
+            if child in replacements:
+                parent._modules[name] = replacements[child]  # noqa: SLF001
+    return replacements.get(model, model)
+
+
+def _plain(conv: WSConv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        conv.bias is not None,
+        conv.padding_mode,  # type: ignore[arg-type]
+        device="meta",  # no memory and no random numbers for weights that are replaced at once
+    )
+    plain.weight = nn.Parameter(conv.standardized_weight().detach(), requires_grad=conv.weight.requires_grad)
+    plain.bias = conv.bias
+    return plain.train(conv.training)
