@@ -39,7 +39,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
     """
     for parent in list(model.modules()):
         for name, child in parent._modules.items():  # noqa: SLF001 - named_children leaves out the second of a shared
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]  # noqa: SLF001
     return replacements.get(model, model)
 
@@ -54,7 +54,7 @@ def _plain(conv: WSConv2d) -> nn.Conv2d:
         conv.dilation,  # type: ignore[arg-type]
         conv.groups,
         conv.bias is not None,
-        conv.padding_mode,  # type: ignore[arg-type]
+        conv.padding_mode,
         device="meta",  # no memory and no random numbers for weights that are replaced at once
     )
     plain.weight = nn.Parameter(conv.standardized_weight().detach(), requires_grad=conv.weight.requires_grad)
