@@ -24,7 +24,7 @@ from fedwon.client.images import Batch, ImageSet
 from fedwon.client.progress import raise_if_cancelled, report
 from fedwon.common.errors import TaskFailed
 from fedwon.common.run_config import TrainingConfig
-from fedwon.models import AdaptiveGradientClipping
+from fedwon.models import AdaptiveGradientClipping, fold
 
 EVALUATION_BATCH = 64
 """Images evaluated at once; a matter of speed and memory only."""
@@ -157,7 +157,7 @@ def evaluate(model: nn.Module, images: ImageSet, *, batch_size: int = EVALUATION
     loss by no more than float32 rounding (relative 1e-5), for matrix products round differently at other sizes.
 
     Args:
-        model: the network; its training mode is left as it was.
+        model: the network; left as it was.
         images: what to evaluate on; may be empty.
         batch_size: images at once.
 
@@ -168,21 +168,17 @@ def evaluate(model: nn.Module, images: ImageSet, *, batch_size: int = EVALUATION
     classes = len(images.classes)
     correct, examples = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
     loss_sum = 0.0
-    was_training = model.training
-    model.eval()
-    try:
-        starts = range(0, len(images), batch_size)
-        rows = (range(start, min(start + batch_size, len(images))) for start in starts)
-        with torch.inference_mode(), closing(images.batches(rows)) as batches:
-            for batch in batches:
-                raise_if_cancelled()
-                labels = batch.labels
-                logits = model(batch.inputs.to(_device(model))).cpu()
-                loss_sum += F.cross_entropy(logits.double(), labels, reduction="sum").item()
-                examples += labels.bincount(minlength=classes)
-                correct += labels[logits.argmax(dim=1) == labels].bincount(minlength=classes)
-    finally:
-        model.train(was_training)
+    network = fold(model).eval()  # the same function bit for bit, with the weights standardized once
+    starts = range(0, len(images), batch_size)
+    rows = (range(start, min(start + batch_size, len(images))) for start in starts)
+    with torch.inference_mode(), closing(images.batches(rows)) as batches:
+        for batch in batches:
+            raise_if_cancelled()
+            labels = batch.labels
+            logits = network(batch.inputs.to(_device(model))).cpu()
+            loss_sum += F.cross_entropy(logits.double(), labels, reduction="sum").item()
+            examples += labels.bincount(minlength=classes)
+            correct += labels[logits.argmax(dim=1) == labels].bincount(minlength=classes)
     _check_finite(loss_sum, "when the model was evaluated, before any training here")
     return Evaluation(
         loss=loss_sum / max(len(images), 1),

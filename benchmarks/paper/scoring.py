@@ -23,6 +23,7 @@ from fedwon.client.decoding import Preparation
 from fedwon.client.images import ImageSet, Room, load_images
 from fedwon.client.listing import list_site
 from fedwon.common.run_config import TaskConfig
+from fedwon.models import fold
 
 _MEMORY = 4 * 2**30
 _BATCH = 64
@@ -51,10 +52,10 @@ def counts(model: nn.Module, images: ImageSet) -> dict[str, Any]:
         `correct`, `examples`, `class_correct`, `class_examples`, and `right`: a bit an image, packed, base64, class by
         class, in an order that is the same for every model. Paired comparisons need it.
     """
-    model.eval()
+    network = fold(model).eval()
     rows = [range(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)]
     with torch.inference_mode():
-        guesses = [model(batch.inputs).argmax(dim=1) for batch in images.batches(rows)]
+        guesses = [network(batch.inputs).argmax(dim=1) for batch in images.batches(rows)]
     right = torch.cat(guesses) == images.labels if guesses else torch.zeros(0, dtype=torch.bool)
     by_class = right[images.labels.argsort(stable=True)]
     classes = len(images.classes)
