@@ -28,11 +28,12 @@ from fedwon.models import AdaptiveGradientClipping, WSConv2d, available_models, 
 from fedwon.server.simulating import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "step_time.json"
-SIZES = {"digit_cnn": 28}
+SIZES = {"digit_cnn": 28, "alexnet": 128}
 SIZE = 64
 BATCHES = (1, 2, 8, 32)
 FORMS = ("plain", "standardized", "with clipping", "batch norm")
 PEAKS = ("plain", "standardized", "batch norm")
+PEAK_BATCHES = (2, 32)
 CLIPPING = 0.16
 
 
@@ -157,7 +158,7 @@ def _measure(seconds: float, networks: Sequence[str]) -> dict[str, Any]:
         found["networks"][name] = {str(batch): compare(name, batch, share) for batch in BATCHES}
         peaks[name] = {
             str(batch): {form: peak_megabytes(name, form, batch) for form in PEAKS if runnable(form, batch)}
-            for batch in BATCHES
+            for batch in PEAK_BATCHES
         }
     found["peak_megabytes"] = peaks
     return found
