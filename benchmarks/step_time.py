@@ -171,8 +171,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", action="append", choices=available_models())
     parser.add_argument("--peak", nargs=3, metavar=("NETWORK", "FORM", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--default-memory", action="store_true", help="without keep_freed_memory")
     arguments = parser.parse_args()
-    keep_freed_memory()
+    if not arguments.default_memory:
+        keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     if arguments.peak:
         name, form, batch = arguments.peak
@@ -182,7 +184,8 @@ def main() -> None:
         print(_peak())
         return
     found = _measure(arguments.seconds, arguments.network or available_models())
-    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if not arguments.default_memory:
+        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(table(found))
 
 
