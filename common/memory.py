@@ -1,9 +1,9 @@
 """Keep the memory that a training step frees, for the next step asks for the same again.
 
 A step frees its gradients and activations and the next allocates them anew. glibc hands blocks of that size back to the
-kernel at once and gets them back page by page, each page zeroed: at batch 1 that is nearly half of a step's
-time (`benchmarks/step_time.py --default-memory`). These two functions keep such blocks in the process while it trains and give them back
-when it rests. On a system without glibc they do nothing.
+kernel at once and gets them back page by page, each page zeroed: at batch 1 that is nearly half of a step's time
+(`benchmarks/step_time.py --default-memory`). These two functions keep such blocks in the process while it trains and
+give them back when it rests. On a system without glibc they do nothing.
 
 Source: the GNU C Library's manual, mallopt(3) and malloc_trim(3).
 """
