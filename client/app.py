@@ -22,13 +22,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fedwon.client import local_state
 from fedwon.client.opening import Notes, SiteData, open_site
 from fedwon.client.site import Site
 from fedwon.client.training import Evaluation, evaluate, train
-from fedwon.common.arrays import load_into, record_of
 from fedwon.common.errors import DataError, TaskFailed
 from fedwon.common.model_file import network
+from fedwon.common.network_state import load_into, overlay, record_of
 from fedwon.common.run_config import TaskConfig
+from fedwon.models import local_names, standardize_weights
 
 ARRAYS, CONFIG, METRICS, NOTES = "arrays", "config", "metrics", "notes"
 """Names of the records in a message."""
@@ -47,14 +49,15 @@ def train_message(message: Message, context: Context) -> Message:
     """Evaluate the global model on the validation images, then train it.
 
     Returns:
-        A reply with `arrays` (all parameters and buffers), `metrics` (num-examples, train-loss, train-seconds, steps,
-        clipped-fraction, validation-loss, validation-correct, validation-examples, corrupt-images) and `notes`.
+        A reply with `arrays` (parameters and buffers, without what stays at the site), `metrics` (num-examples,
+        train-loss, train-seconds, steps, clipped-fraction, validation-loss, validation-correct, validation-examples,
+        corrupt-images) and `notes`.
 
     Raises:
         FedwonError: the task, the site's configuration or its data cannot be used, or training failed.
         Cancelled: the task was given up meanwhile.
     """
-    site, task, data, model = _prepare(message, context)
+    site, task, data, model, local = _prepare(message, context, newest=-1)
     with _opened.forgetting(site):
         before = evaluate(model, data.validation)
         outcome = train(
@@ -64,7 +67,13 @@ def train_message(message: Message, context: Context) -> Message:
             batch_size=site.config.batch_size or task.training.batch_size,
             minimum_batch=task.minimum_batch,
             seed=derive_seed(task.seed, site.name, task.round),
+            frozen_statistics=task.frozen_statistics,
         )
+    if local:
+        own = record_of(model, without=model.state_dict().keys() - local)
+        local_state.remember(context.state, task.run, task.round, own)
+    if task.training.weights_sent == "standardized":
+        standardize_weights(model)
     metrics: dict[str, int | float] = {
         "num-examples": outcome.examples,
         "train-loss": outcome.loss,
@@ -74,7 +83,7 @@ def train_message(message: Message, context: Context) -> Message:
         **_measures("validation", before),
         "corrupt-images": len(data.notes.corrupt),
     }
-    return _reply(message, metrics, data.notes, record_of(model))
+    return _reply(message, metrics, data.notes, record_of(model, without=local))
 
 
 @app.evaluate()
@@ -89,7 +98,7 @@ def evaluate_message(message: Message, context: Context) -> Message:
         FedwonError: the task, the site's configuration or its data cannot be used, or the model has diverged.
         Cancelled: the task was given up meanwhile.
     """
-    site, _, data, model = _prepare(message, context)
+    site, _, data, model, _ = _prepare(message, context, newest=0)
     with _opened.forgetting(site):
         validation = evaluate(model, data.validation)
         test = evaluate(model, data.test) if data.test is not None else _NOTHING
@@ -117,9 +126,12 @@ class _Work(NamedTuple):
     task: TaskConfig
     data: SiteData
     model: nn.Module
+    local: frozenset[str]
+    """Names of the tensors that stay at the site."""
 
 
-def _prepare(message: Message, context: Context) -> _Work:
+def _prepare(message: Message, context: Context, *, newest: int) -> _Work:
+    """Make everything ready; `newest` is the round whose local layers may be used, counted from the task's."""
     site = Site.of(context)
     arrays, task = _read(message)
     if site.config.threads is not None and site.config.threads != torch.get_num_threads():
@@ -127,7 +139,11 @@ def _prepare(message: Message, context: Context) -> _Work:
     data = _opened.get(site, task)
     model = _build(task)
     load_into(model, arrays)
-    return _Work(site, task, data, model)
+    local = local_names(model, task.keeps)
+    own = local_state.recall(context.state, task.run, before=task.round + newest + 1) if local else None
+    if own is not None:
+        overlay(model, own, local)
+    return _Work(site, task, data, model, local)
 
 
 def _read(message: Message) -> tuple[ArrayRecord, TaskConfig]:

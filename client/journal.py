@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, read_header, write_record
 from fedwon.common.errors import BrokenFile, FedwonError, Refused, storage_error
-from fedwon.common.files import remove_leftovers, sha256_file, write_atomic
+from fedwon.common.files import make_folder, sha256_file, write_atomic
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_to_wire
 
@@ -51,7 +51,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        _make(folder)
+        make_folder(folder)
         kept = set(self.unfinished())
         with _writing(folder):
             for path in self.folder.glob("*.safetensors"):  # a power cut between the two files of an outcome
@@ -151,7 +151,7 @@ class ModelCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        _make(folder)
+        make_folder(folder)
 
     def partial(self, wanted: pb.Blob) -> Path:
         """Return the file into which a model is fetched.
@@ -222,11 +222,3 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, f"clearing {folder}") from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {folder}") from None
-    remove_leftovers(folder)

@@ -15,6 +15,7 @@ from flwr.app import Message
 
 from fedwon.client import progress
 from fedwon.client.journal import Journal, ModelCache, check_name
+from fedwon.client.local_state import LocalStates
 from fedwon.client.transfers import Transfers
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, FedwonError, TaskFailed
@@ -52,7 +53,7 @@ class TaskRunner:
         tell: sends a message to the server when the session stands.
 
     Raises:
-        StorageError: the journal cannot be opened.
+        StorageError: the journal or the site's own layers cannot be opened.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class TaskRunner:
         tell: Callable[[pb.FromSite], None],
     ) -> None:
         self.journal, self.models = Journal(folder / "journal"), ModelCache(folder / "models")
+        self._states = LocalStates(folder / "local")
         self._transfers, self._tell = Transfers(server, self.journal, self.models), tell
         self._context = make_context(1, node_config)
+        self._context.state = self._states.load()
         self._waiting: asyncio.Queue[Work] = asyncio.Queue()
         self._known: dict[str, Work] = {}
         self.heartbeat = pb.Heartbeat()
@@ -163,6 +166,7 @@ class TaskRunner:
         with progress.watch(lambda done, total: self._progress(offer.task_id, done, total), work.cancelled):
             reply: Message = app(message, self._context)
         seconds = time.monotonic() - started
+        self._states.keep(self._context.state)  # before the update counts: the next round starts from both
         header = self.journal.keep(offer.task_id, model.digest, reply.content, seconds)
         return_freed_memory()
         logger.info("done in %.1f s, handing it in", seconds, extra={"task": offer.task_id})

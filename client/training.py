@@ -24,7 +24,7 @@ from fedwon.client.images import Batch, ImageSet
 from fedwon.client.progress import raise_if_cancelled, report
 from fedwon.common.errors import TaskFailed
 from fedwon.common.run_config import TrainingConfig
-from fedwon.models import AdaptiveGradientClipping, fold
+from fedwon.models import AdaptiveGradientClipping, fold, freeze_statistics
 
 EVALUATION_BATCH = 64
 """Images evaluated at once; a matter of speed and memory only."""
@@ -69,7 +69,14 @@ class Evaluation:
 
 
 def train(
-    model: nn.Module, images: ImageSet, training: TrainingConfig, *, batch_size: int, minimum_batch: int, seed: int
+    model: nn.Module,
+    images: ImageSet,
+    training: TrainingConfig,
+    *,
+    batch_size: int,
+    minimum_batch: int,
+    seed: int,
+    frozen_statistics: bool = False,
 ) -> TrainingOutcome:
     """Train a model in place.
 
@@ -84,6 +91,7 @@ def train(
         batch_size: images a step.
         minimum_batch: the smallest batch that the network can be trained on.
         seed: everything random follows from it.
+        frozen_statistics: normalization layers use their running statistics and leave them as they are.
 
     Raises:
         TaskFailed: the loss is not finite any more, or there are too few images for this network.
@@ -96,6 +104,8 @@ def train(
     loss_sum = seen = 0.0
     clipped = 0.0
     model.train()
+    if frozen_statistics:
+        freeze_statistics(model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with closing(images.batches(_orders(sizes, total, seed))) as batches:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -23,9 +23,6 @@ from numpy.typing import NDArray
 
 from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError, storage_error
 from fedwon.common.files import sha256_file, write_atomic
-
-if TYPE_CHECKING:  # a site that waits for its first task has not loaded torch
-    from torch import nn
 
 DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -255,45 +252,3 @@ def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[byt
     for array in record.values():
         values = array.map() if isinstance(array, StoredArray) else array.numpy()
         yield np.ascontiguousarray(values).tobytes()
-
-
-def record_of(model: nn.Module) -> ArrayRecord:
-    """Copy everything a model learns or counts (parameters and buffers) into a Flower record."""
-    return ArrayRecord(torch_state_dict=dict(model.state_dict()))
-
-
-def load_into(model: nn.Module, record: ArrayRecord) -> None:
-    """Put a record's arrays into a model.
-
-    Raises:
-        ModelMismatch: tensors are missing, unknown, or of another shape; the message names up to five of each.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_same(expected, {name: tuple(array.shape) for name, array in record.items()})
-    import torch
-
-    model.load_state_dict({name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()})
-
-
-def check_same(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str = "The model"
-) -> None:
-    """Compare names and shapes.
-
-    Raises:
-        ModelMismatch: tensors are missing, unknown, or of another shape; the message names up to five of each.
-    """
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
-    other = [
-        f"{name} {list(found[name])} in place of {list(expected[name])}"
-        for name in expected
-        if name in found and found[name] != expected[name]
-    ]
-    problems = [
-        f"{title} {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
-        for title, names in (("missing", missing), ("unknown", extra), ("other shape:", other))
-        if names
-    ]
-    if problems:
-        raise ModelMismatch(f"{what} does not fit the network: {'; '.join(problems)}.")

@@ -49,6 +49,24 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644
         raise storage_error(error, f"writing {path}") from error
 
 
+def move(path: Path, target: Path) -> Path:
+    """Rename a file that is written whole; when this returns the disk knows the new name.
+
+    Args:
+        path: the file.
+        target: its new place on the same disk; what was there is replaced.
+
+    Raises:
+        StorageError: it cannot be renamed; it is where it was.
+    """
+    try:
+        path.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(error, f"moving {path} to {target}") from error
+    return target
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a secret, such as a private key, with mode 0600 from its first byte, as atomically as `write_atomic`.
 
@@ -129,6 +147,19 @@ def remove_leftovers(folder: Path) -> int:
     except OSError as error:
         raise storage_error(error, f"removing temporary files from {folder}") from error
     return removed
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that only this process writes to, and remove what a `kill -9` left half-written in it.
+
+    Raises:
+        StorageError: it cannot be made or cleared.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {folder}") from None
+    remove_leftovers(folder)
 
 
 def _write_synced(path: Path, data: bytes | Iterable[bytes], mode: int) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedwon.common.arrays import StoredRecord, load_into, open_record
+from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.config import parse
 from fedwon.common.errors import BrokenFile
+from fedwon.common.network_state import load_into
 from fedwon.common.run_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import build_model

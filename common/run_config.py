@@ -6,12 +6,14 @@ A `RunConfig` is the operator's file (`run:` in server.yaml, or the whole file o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from fedwon.common.config import Settings, flatten, parse, unflatten
-from fedwon.common.methods import METHODS, Method, MethodName, Normalization
+from fedwon.common.methods import METHODS, Keeps, Method, MethodName, Normalization
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """A name that is safe as a file name, in a certificate and in a log line."""
@@ -79,6 +81,9 @@ class TrainingConfig(Settings):
     """Adaptive gradient clipping: lambda of FedWon (0.01 to 1.28 by batch size). Empty: off."""
     proximal_mu: float | None = Field(default=None, ge=0)
     """Strength of FedProx's proximal term; empty takes the method's own."""
+    weights_sent: Literal["raw", "standardized"] = "raw"
+    """What sites send of weight-standardized convolutions: the weights they trained, or these standardized, which
+    compute the same but start each round with filters of norm 1. An ablation of `fedwon`."""
 
 
 class ParticipationConfig(Settings):
@@ -161,10 +166,25 @@ class RunConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _standardized_weights_are_fedwons(self) -> Self:
+        if self.training.weights_sent == "standardized" and self.rules.normalization != "none":
+            raise ValueError(
+                f"`training.weights_sent: standardized` is for weight-standardized convolutions, and method "
+                f"`{self.method}` has none; use `raw`, or method `fedwon`"
+            )
+        return self
+
     @property
     def rules(self) -> Method:
         """The method's row in the table of methods."""
         return METHODS[self.method]
+
+
+_LATER: Mapping[str, object] = MappingProxyType(
+    {"keeps": "nothing", "frozen_statistics": False, "training.weights_sent": "raw"}
+)
+"""Settings of a task that version 0.1's sites do not know, and what these do."""
 
 
 class TaskConfig(Settings):
@@ -188,6 +208,10 @@ class TaskConfig(Settings):
     """Image preparation and class agreement."""
     training: TrainingConfig
     """Local training."""
+    keeps: Keeps = "nothing"
+    """What of the network stays at the site."""
+    frozen_statistics: bool = False
+    """Train with the running statistics of normalization layers, and leave these as they are."""
 
     @classmethod
     def of(cls, config: RunConfig, *, run: str, server_round: int, classes: tuple[str, ...]) -> TaskConfig:
@@ -205,11 +229,16 @@ class TaskConfig(Settings):
             model=config.model,
             images=config.images,
             training=training,
+            keeps=config.rules.keeps,
+            frozen_statistics=server_round > config.rounds * config.rules.freezes_after,
         )
 
     def flat(self) -> dict[str, Any]:
-        """Lay the task out as flat, typed keys, the form in which it travels in a Flower ConfigRecord."""
-        return flatten(self)
+        """Lay the task out as flat, typed keys, the form in which it travels in a Flower ConfigRecord.
+
+        Settings that came later are left out where they say what a site without them does anyway.
+        """
+        return {key: value for key, value in flatten(self).items() if key not in _LATER or _LATER[key] != value}
 
     @classmethod
     def from_flat(cls, flat: dict[str, object]) -> TaskConfig:

@@ -49,6 +49,12 @@ PATTERNS = {
 
 HEAD = "| key | type, range | default | meaning |\n|---|---|---|---|"
 NORMALIZATIONS = {"none": "none; weight-standardized convolutions"}
+KEPT = {
+    "nothing": "nothing",
+    "statistics": "running statistics of batch norm",
+    "normalization": "batch norm layers",
+    "everything": "everything",
+}
 WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
 
 
@@ -168,12 +174,15 @@ def _methods() -> str:
     lines = [
         "## Methods\n",
         "`run.method` chooses a row. The proximal term can be set by `run.training.proximal_mu` for any of them.\n",
-        "| method | normalization in the network | proximal term | smallest batch |\n|---|---|---|---|",
+        "| method | normalization | stays at the site | proximal term | statistics frozen | smallest batch |",
+        "|---|---|---|---|---|---|",
     ]
     for name, method in METHODS.items():
         kind = NORMALIZATIONS.get(method.normalization, f"{method.normalization} norm")
         proximal = f"{method.proximal_mu:g}" if method.proximal_mu else "none"
-        lines.append(f"| `{name}` | {kind} | {proximal} | {method.minimum_batch} |")
+        frozen = "never" if method.freezes_after == 1 else f"after {method.freezes_after:.0%} of the rounds"
+        cells = [f"`{name}`", kind, KEPT[method.keeps], proximal, frozen, str(method.minimum_batch)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

@@ -22,6 +22,7 @@ from fedwon.models.digit_cnn import DigitCNN
 from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
+from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
 from fedwon.models.ws_conv import WSConv2d
 
 __all__ = [
@@ -44,10 +45,13 @@ __all__ = [
     "build_model",
     "final_layer",
     "fold",
+    "freeze_statistics",
     "functional_statistics",
     "is_normalization_free",
+    "local_names",
     "make_style",
     "normalization_layers",
     "register",
+    "standardize_weights",
     "unitwise_norm",
 ]

@@ -77,7 +77,12 @@ def normalization_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     Returns:
         ``(qualified name, module)`` in order of registration, a shared module once; ``""`` is the model itself.
     """
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    return [(name, module) for name, module in model.named_modules() if is_normalization(module)]
+
+
+def is_normalization(layer: nn.Module) -> bool:
+    """Whether a layer is one of those that :func:`normalization_layers` finds."""
+    return isinstance(layer, _LAYERS)
 
 
 def functional_statistics(model: nn.Module, example: Tensor | Sequence[Tensor]) -> list[StatisticUse]:

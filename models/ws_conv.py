@@ -136,6 +136,14 @@ class WSConv2d(nn.Conv2d):
         """
         return _standardize(self.weight, self.gain, self.eps)
 
+    def standardized_filters(self) -> Tensor:
+        """The standardized weight without the gain: each filter of mean 0 and, above the floor, of L2 norm 1.
+
+        Returns:
+            Tensor of the shape, type and device of ``weight``.
+        """
+        return _standardize(self.weight, None, self.eps)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Conv2d gives it
         """Convolve with the standardized weight.
 

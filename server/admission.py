@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
-from fedwon.common.arrays import StoredArray, StoredRecord, check_same
+from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import ModelMismatch
+from fedwon.common.network_state import check_same
 
 PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
@@ -66,7 +67,7 @@ def refuse_examples(declared: float, survey: int | None) -> str | None:
 
 
 def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
-    """Look at the tensors: names, shapes, element types as the global model's, and every number finite."""
+    """Look at the tensors: names, shapes and element types as the reference's, and every number finite."""
     try:
         check_same(_shapes(reference), _shapes(update), "The update")
     except ModelMismatch as error:
@@ -91,7 +92,7 @@ def refuse(update: StoredRecord, metrics: Mapping[str, Any], reference: ArrayRec
     Args:
         update: its arrays.
         metrics: its numbers.
-        reference: the global model that it was trained from.
+        reference: what sites share of the global model that it was trained from.
         survey: training and validation images that the site reported when it connected; None if it did not.
     """
     return (

@@ -19,11 +19,12 @@ from pathlib import Path
 from flwr.app import ArrayRecord
 from sqlalchemy import select
 
-from fedwon.common.arrays import Blob, StoredRecord, open_record, record_of, write_record
+from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.config import parse
 from fedwon.common.errors import BrokenFile, FedwonError, RunMissing, storage_error
 from fedwon.common.files import remove_leftovers, write_atomic
 from fedwon.common.model_file import describe, network
+from fedwon.common.network_state import record_of
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded

@@ -109,7 +109,9 @@ def standalone(config: RunConfig, sites: Mapping[str, SiteConfig], name: str, ba
         name: the one to train on.
         base: folder that relative paths start at.
     """
-    alone = config.model_copy(update={"participation": ParticipationConfig(minimum=1)})
+    # One site's average is its own model, so nothing need stay there, and the model that comes out is whole.
+    stateless = {"method": "fedavg"} if config.rules.keeps != "nothing" else {}
+    alone = config.model_copy(update={"participation": ParticipationConfig(minimum=1), **stateless})
     with TemporaryDirectory(prefix="fedwon-") as scratch:
         root = Path(scratch)
         store = Store(root / "fedwon.db")

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from fedwon.client.app import app as client_app
 from fedwon.client.config import SiteConfig
 from fedwon.client.data import survey as survey_images
+from fedwon.client.local_state import LocalStates
 from fedwon.common.errors import ConfigError, FedwonError
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.server.site_grid import SiteGrid, Survey, Traffic, node_id_of
@@ -27,9 +28,13 @@ class InProcessGrid(SiteGrid):
         sites: settings by name of the site.
         base: folder that relative paths start at.
         app: Flower's ClientApp.
+        folder: where what stays at a site is kept, a folder a site, so that a run can be resumed; without it, in
+            memory.
     """
 
-    def __init__(self, sites: Mapping[str, SiteConfig], base: Path, app: ClientApp = client_app) -> None:
+    def __init__(
+        self, sites: Mapping[str, SiteConfig], base: Path, app: ClientApp = client_app, *, folder: Path | None = None
+    ) -> None:
         super().__init__()
         host_app()
         self._sites = dict(sorted(sites.items()))
@@ -39,6 +44,9 @@ class InProcessGrid(SiteGrid):
             node_id_of(name): make_context(node_id_of(name), site.for_node(name, base))
             for name, site in self._sites.items()
         }
+        self._states = {} if folder is None else {node_id_of(name): LocalStates(folder / name) for name in self._sites}
+        for node, states in self._states.items():
+            self._contexts[node].state = states.load()
         self._traffic: dict[str, Traffic] = {}
         self._replies: dict[str, Message] = {}
 
@@ -95,6 +103,8 @@ class InProcessGrid(SiteGrid):
         )
         started = time.monotonic()
         reply = answer(lambda: self._app(arrived, self._contexts[node]), arrived)
+        if node in self._states:
+            self._states[node].keep(self._contexts[node].state)
         self._traffic[name] = Traffic(seconds=time.monotonic() - started)
         return reply
 

@@ -19,6 +19,8 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.flower import set_message_id
+from fedwon.common.model_file import network
+from fedwon.models import local_names
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update, average
 from fedwon.server.events import RoundStarted, SiteAnswered, SiteFailed, SiteNoted
@@ -68,7 +70,8 @@ class FedWon(FedAvg):
         self._sent: dict[str, Message] = {}
         self._surveys: dict[str, Survey | None] = {}
         self._grid: SiteGrid | None = None
-        self._reference = ArrayRecord()
+        self._reference, self._shared = ArrayRecord(), ArrayRecord()
+        self._local = local_names(network(run.task(0)), run.config.rules.keeps)
         self._started = 0.0
         self._noted: dict[str, str] = {}
 
@@ -97,6 +100,7 @@ class FedWon(FedAvg):
             grid.wait_for_sites(settings.minimum)
         chosen = choose(sites, settings.fraction, self.tracked.config.seed, number)
         self._grid, self._reference, self._started = grid, arrays, time.monotonic()
+        self._shared = ArrayRecord({name: array for name, array in arrays.items() if name not in self._local})
         self._surveys = {site: grid.survey(site) for site in chosen}
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({**self.tracked.task(number).flat(), **config})})
         self._sent = {site: self._message(content, number, site) for site in chosen}
@@ -167,7 +171,7 @@ class FedWon(FedAvg):
             self._discount(name)
             return "the answer does not hold one record of arrays"
         record = self._stored(name, next(iter(content.array_records.values())))
-        reason = refuse(record, metrics, self._reference, self._images_of(site))
+        reason = refuse(record, metrics, self._shared, self._images_of(site))
         if reason is not None:
             self._discount(name)
             self.tracked.quarantined(record.blob.path)
@@ -219,7 +223,9 @@ class FedWon(FedAvg):
         averaged = average(updates, settings.weights, settings.weight_cap)
         metrics = self.train_metrics_aggr_fn([accepted[site][1] for site in sites], self.weighted_by_key)
         seconds = time.monotonic() - self._started
-        stored = self.tracked.commit(number, averaged, seconds=seconds, sites=sites)
+        # What stays at the sites keeps its first value in the global model: sites start from it.
+        whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
+        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites)
         for site in sites:
             self.tracked.settled(task_id(self.tracked.id, number, "train", site), "averaged")
         if self._grid is not None:

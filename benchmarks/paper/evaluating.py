@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.scoring import counts, overlaid, scored_images
+from benchmarks.paper.scoring import LOCAL, counts, overlaid, own_layers, scored_images
 from fedwon.client.domains import discover
-from fedwon.common.arrays import open_record
 from fedwon.common.errors import FedwonError
 from fedwon.common.model_file import read_model, trained_network
-
-LOCAL = "local"
-"""Folder, beside a checkpoint, of each site's own layers: `<site>.safetensors`."""
 
 
 def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> dict[str, Any]:
@@ -37,10 +33,9 @@ def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> d
 
 
 def _score(path: Path, name: str, domains: dict[str, Any]) -> dict[str, Any]:
-    local = path.parent / LOCAL / f"{name}.safetensors"
     try:
         task, record = read_model(path)
-        own = open_record(local) if local.exists() else None
+        own = own_layers(path.parent / LOCAL / name, task)
         score = counts(overlaid(trained_network(task, record), own), scored_images(domains[name], task))
     except FedwonError as error:
         return {"error": f"{error.message} {error.hint}".strip()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -37,7 +38,7 @@ class Protocol:
         settings: the run's configuration without method, seed, batch size, lr and clipping.
         rows: variant to the batch sizes that it is run at.
         rounds: rounds of a run.
-        tune_rounds: rounds of a tuning run.
+        tune_rounds: rounds of a tuning run; half of them at batches of one or two, which take far more steps a round.
         seeds: seeds of the runs; tuning uses another.
         test_every: rounds between evaluations on test images, so that the best round by validation can be scored; 0:
             the last round only.
@@ -58,6 +59,10 @@ class Protocol:
     selection: Literal["last", "best"] = "last"
     cut: str = ""
 
+    def tuning_rounds(self, batch: int) -> int:
+        """Rounds of a tuning run at a batch size."""
+        return max(self.tune_rounds // 2, 1) if batch <= SMALL_BATCH else self.tune_rounds
+
 
 def _rows(batch: int, *names: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (batch,))
@@ -70,9 +75,12 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         "digits": Protocol(
             "digits_five",
             domains=DIGIT_DOMAINS,
-            rounds=50,
+            rounds=40,
             tune_rounds=10,
-            settings={"images": {"max_train": 743, "validation_fraction": 0.05}},
+            settings={
+                "model": {"name": "digit_cnn", "width": 0.5},
+                "images": {"max_train": 743, "validation_fraction": 0.05},
+            },
             rows={
                 **_rows(32, *VARIANTS),
                 "fedwon": (1, 2, 32),
@@ -82,7 +90,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 "fedavg": (2, 32),
                 "fedbn": (2, 32),
             },
-            cut="50 rounds in place of 100",
+            cut="digit_cnn at half width, 40 rounds in place of 100",
         ),
         "office": Protocol(
             "office_caltech_10",

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord
 from sqlalchemy import select
 
 from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol, merged
-from benchmarks.paper.scoring import counts, overlaid
+from benchmarks.paper.scoring import LOCAL, counts, overlaid, own_layers
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
@@ -128,8 +127,14 @@ def run(spec: Spec, *, results: Path = RESULTS, checkpoints: Path = CACHE) -> di
             return None
         result = _run(spec, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.write_text(_laid_out(result), encoding="utf-8")
     return result
+
+
+def _laid_out(result: dict[str, Any]) -> str:
+    """JSON with a line an entry: short, and its changes can be read."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
+    return "\n".join(["{", ",\n".join(lines), "}\n"])
 
 
 def _run(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -138,9 +143,10 @@ def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     domains = discover(data, only=spec.plan.domains)
     everyone = ParticipationConfig(minimum=len(domains), retries=0)
     config = spec.config.model_copy(update={"participation": everyone})
-    grid = InProcessGrid({name: SiteConfig(data=where, threads=1) for name, where in domains.items()}, Path.cwd())
-    store, unfinished = _store(folder, resumable=getattr(config.rules, "keeps", "nothing") == "nothing")
-    watcher = Watcher(spec, domains, grid, folder)
+    sites = {name: SiteConfig(data=where, threads=1) for name, where in domains.items()}
+    store, unfinished = _store(folder)
+    grid = InProcessGrid(sites, Path.cwd(), folder=folder / LOCAL)
+    watcher = Watcher(spec, domains, folder)
     started, failed = time.monotonic(), None
     try:
         outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
@@ -170,21 +176,16 @@ def _clear(folder: Path) -> None:
             item.unlink()
 
 
-def _store(folder: Path, *, resumable: bool) -> tuple[Store, bool]:
-    """Open the run's database; cleared, unless it holds an unfinished run to go on with.
-
-    A simulated site's own layers live in memory, so runs of methods that have such begin anew.
-    """
+def _store(folder: Path) -> tuple[Store, bool]:
+    """Open the run's database; cleared, unless it holds an unfinished run to go on with."""
     store = Store(folder / "fedwon.db")
     try:
         Run.unfinished(store, folder)
     except RunMissing:
-        resumable = False
-    if not resumable:
         store.close()
         _clear(folder)
-        store = Store(folder / "fedwon.db")
-    return store, resumable
+        return Store(folder / "fedwon.db"), False
+    return store, True
 
 
 def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:
@@ -199,20 +200,15 @@ def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:
     }
 
 
-def local_layers(grid: InProcessGrid, site: str) -> ArrayRecord | None:
-    """A simulated site's own layers; None for methods that have none."""
-    del grid, site
-    return None
-
-
 class Watcher:
     """Scores the global model now and then, and throws old checkpoints away.
 
     A tuning run is scored on validation images, at its end; test images are not even opened.
     """
 
-    def __init__(self, spec: Spec, domains: Mapping[str, DataConfig], grid: InProcessGrid, folder: Path) -> None:
-        self.spec, self.domains, self.grid, self.folder = spec, domains, grid, folder / "scores"
+    def __init__(self, spec: Spec, domains: Mapping[str, DataConfig], folder: Path) -> None:
+        self.spec, self.domains, self.folder = spec, domains, folder / "scores"
+        self.local = folder / LOCAL
         self.parts: tuple[Part, ...] = ("validation",) if spec.rounds else ("validation", "test")
         self._opened: dict[str, SiteData] = {}
 
@@ -233,7 +229,7 @@ class Watcher:
         for site, data in self.domains.items():
             if site not in self._opened:
                 self._opened[site] = open_site(data, task, Path.cwd())
-            model = overlaid(trained_network(task, record), local_layers(self.grid, site))
+            model = overlaid(trained_network(task, record), own_layers(self.local / site, task))
             images = {part: getattr(self._opened[site], part) for part in self.parts}
             found[site] = {part: counts(model, part_images) for part, part_images in images.items()}
         self.folder.mkdir(exist_ok=True)

@@ -22,9 +22,12 @@ from fedwon.client.config import DataConfig
 from fedwon.client.decoding import Preparation
 from fedwon.client.images import ImageSet, Room, load_images
 from fedwon.client.listing import list_site
+from fedwon.client.local_state import LocalStates, recall
 from fedwon.common.run_config import TaskConfig
 from fedwon.models import fold
 
+LOCAL = "local"
+"""Folder, beside a checkpoint, of what stays at each site: a folder a site."""
 _MEMORY = 4 * 2**30
 _BATCH = 64
 
@@ -86,6 +89,11 @@ def balanced_accuracy(score: Mapping[str, Any]) -> float:
 
 
 METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy}
+
+
+def own_layers(folder: Path, task: TaskConfig) -> ArrayRecord | None:
+    """What a simulated site keeps to itself, as of the task's round; None if that is nothing."""
+    return recall(LocalStates(folder).load(), task.run, before=task.round + 1) if folder.is_dir() else None
 
 
 def overlaid(model: nn.Module, local: ArrayRecord | None) -> nn.Module:

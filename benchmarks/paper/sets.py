@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / "build" / "benchmarks"
 TEST_SHARE = 0.2
-_READY = ".ready"
 
 
 def data_home() -> Path:
@@ -37,15 +38,22 @@ def with_test_part(folder: Path, cache: Path = CACHE) -> Path:
     if any(folder.glob("*.npz")):
         return folder
     target = cache / "parted" / folder.name
-    if not (target / _READY).exists():
-        for image in sorted(path for path in folder.glob("*/*/*") if path.is_file()):
-            domain, label, name = image.parts[-3:]
-            link = target / domain / part_of(image.read_bytes()) / label / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(image.resolve())
-        (target / _READY).touch()
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+            unfinished = Path(scratch) / folder.name
+            _part(folder, unfinished)
+            with suppress(OSError):  # another process was faster; its links are the same
+                unfinished.rename(target)
     return target
+
+
+def _part(folder: Path, target: Path) -> None:
+    for image in sorted(path for path in folder.glob("*/*/*") if path.is_file()):
+        domain, label, name = image.parts[-3:]
+        link = target / domain / part_of(image.read_bytes()) / label / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(image.resolve())
 
 
 def part_of(content: bytes) -> str:

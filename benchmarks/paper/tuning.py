@@ -12,19 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
 
 SEED = 101
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 CLIPPINGS = (None, 0.16)
 
 
 def grid(protocol: str, variant: str, batch: int) -> list[Spec]:
-    """The tuning runs of one row of a table."""
-    rounds = PROTOCOLS[protocol].tune_rounds
-    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for lr in RATES for clipping in CLIPPINGS]
+    """The tuning runs of one row of a table: one grid for all methods at a batch size."""
+    rounds = PROTOCOLS[protocol].tuning_rounds(batch)
+    rates = SMALL_BATCH_RATES if batch <= SMALL_BATCH else RATES
+    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for lr in rates for clipping in CLIPPINGS]
 
 
 def rows(protocol: str) -> Iterator[tuple[str, int]]:

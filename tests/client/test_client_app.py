@@ -13,9 +13,9 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.client import app as module
 from fedwon.client.app import app, derive_seed
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.common.arrays import record_of
 from fedwon.common.errors import ClassMismatch, ConfigError, DataError, DataMissing, ModelMismatch, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
+from fedwon.common.network_state import record_of
 from fedwon.common.run_config import TaskConfig
 from fedwon.models import build_model
 from tests.client.site_kit import task_of, write_classes

@@ -19,19 +19,10 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from fedwon.common.arrays import (
-    DTYPES,
-    StoredArray,
-    StoredRecord,
-    check_same,
-    load_into,
-    open_record,
-    read_header,
-    record_of,
-    write_record,
-)
+from fedwon.common.arrays import DTYPES, StoredArray, StoredRecord, open_record, read_header, write_record
 from fedwon.common.errors import BrokenFile, DiskFull, ModelMismatch, StorageError
 from fedwon.common.files import sha256_file
+from fedwon.common.network_state import check_same, load_into, record_of
 
 ELEMENTS = sorted(DTYPES.values())
 

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from fedwon.common.arrays import open_record, record_of, write_record
+from fedwon.common.arrays import open_record, write_record
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch
 from fedwon.common.model_file import MANIFEST, describe, network, read_model, trained_network
+from fedwon.common.network_state import record_of
 from fedwon.common.run_config import ImageConfig, ModelConfig, RunConfig, TaskConfig
 
 

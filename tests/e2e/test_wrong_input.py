@@ -12,9 +12,10 @@ from flwr.app import Array, ArrayRecord
 from PIL import Image
 
 from fedwon.common import errors
-from fedwon.common.arrays import open_record, record_of, write_record
+from fedwon.common.arrays import open_record, write_record
 from fedwon.common.flower import host_app
 from fedwon.common.model_file import describe, network
+from fedwon.common.network_state import record_of
 from fedwon.common.pki import create_authority, fingerprint
 from fedwon.common.run_config import TaskConfig
 from tests.e2e.fleet import Fleet, assert_error, command, environment, free_port, run_config

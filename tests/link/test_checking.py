@@ -14,7 +14,7 @@ from fedwon.client.config import ClientConfig, DataConfig
 from fedwon.client.evaluating import evaluate_file
 from fedwon.client.handshake import shake_hands
 from fedwon.client.preflight import preflight
-from fedwon.common.arrays import record_of, write_record
+from fedwon.common.arrays import write_record
 from fedwon.common.config import parse
 from fedwon.common.errors import (
     ClassMismatch,
@@ -28,6 +28,7 @@ from fedwon.common.errors import (
 )
 from fedwon.common.flower import host_app
 from fedwon.common.model_file import describe, network
+from fedwon.common.network_state import record_of
 from fedwon.common.run_config import ImageConfig, ModelConfig, RunConfig, TaskConfig
 from tests.link.link_kit import Federation, listening, refuse
 
