@@ -14,6 +14,7 @@ from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
 from tests.e2e.fleet import Fleet, digests, gone, images, run_config, wait_until
 
+SITES = ("metal", "paper")
 SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 6}, "images": {"max_train": 60, "channels": 1}}
 """A round of some seconds, so that something can happen in the middle of it."""
 
@@ -24,7 +25,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     sites = {
         name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1)
-        for name in ("metal", "paper")
+        for name in SITES
     }
     store = Store(folder / "fedwon.db")
     outcome = federate(InProcessGrid(sites, folder), run_config(), store, folder)
@@ -85,6 +86,37 @@ class TestPowerCuts:
         assert "train, round 2 " in said
         assert fleet.digests() == undisturbed
         assert not list(journal.glob("*"))
+
+
+    def test_what_stays_at_a_site_is_not_lost(self, fleets, tmp_path):
+        """FedBN: once cut in the middle of a round, and once between the training and the update's arrival."""
+        fleet = fleets(method="fedbn", rounds=4)
+        server, paper, metal = start(fleet)
+        paper.wait_says("train, round 2")
+        paper.kill()
+        paper = fleet.start_site("paper", "--until-finished")
+        paper.wait_says("train, round 3")
+        server.send(signal.SIGSTOP)
+        try:
+            wait_until(lambda: list((fleet.folder / "paper" / "journal").glob("*.r0003.*.header")), "an update", 60)
+        finally:
+            for process in (server, paper, metal):
+                process.kill()
+        for process in start(fleet, resume=True):
+            process.end()
+        simulated = InProcessGrid(
+            {name: SiteConfig(data=DataConfig(path=str(fleet.folder / f"{name}.npz")), threads=1) for name in SITES},
+            tmp_path,
+            folder=tmp_path / "local",
+        )
+        store = Store(tmp_path / "fedwon.db")
+        outcome = federate(simulated, fleet.config.run, store, tmp_path)
+        store.close()
+        assert fleet.digests() == digests(outcome.model.parent)
+        for name in SITES:
+            kept = [path.name.split("@")[1] for path in sorted((fleet.folder / name / "local").iterdir())]
+            assert kept == [path.name.split("@")[1] for path in sorted((tmp_path / "local" / name).iterdir())]
+            assert len(kept) == 2
 
 
 class TestSignals:
