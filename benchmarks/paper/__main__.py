@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.paper.evaluating import evaluate_stored
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.report import report
+from benchmarks.paper.report import write_page
 from benchmarks.paper.running import RESULTS, Spec, run
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import grid, rows, specs
 from fedwon.common import logs
 
-PAGE = ROOT / "docs" / "paper.md"
+DOCS = ROOT / "docs"
 
 
 def _arguments() -> argparse.Namespace:
@@ -41,7 +41,7 @@ def _arguments() -> argparse.Namespace:
             command.add_argument("--lr", type=float, required=True)
             command.add_argument("--clipping", type=float)
             command.add_argument("--rounds", type=int, required=True)
-    commands.add_parser("report", help="write docs/paper.md from the results")
+    commands.add_parser("report", help="write docs/results.md from the results")
     evaluate = commands.add_parser("evaluate", help="score stored checkpoints on a folder of domains")
     evaluate.add_argument("--data", required=True, help="a folder of domains, in any form that fedwon reads")
     evaluate.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
@@ -69,7 +69,7 @@ def main() -> None:
     logs.setup("text", "error")
     torch.set_num_threads(1)
     if arguments.command == "report":
-        PAGE.write_text(report(arguments.results), encoding="utf-8")
+        write_page(DOCS, arguments.results)
         return
     if arguments.command == "evaluate":
         found = evaluate_stored(arguments.data, arguments.protocol or list(PROTOCOLS), arguments.checkpoints)

@@ -1,4 +1,4 @@
-"""The tables of docs/paper.md from the committed results: what was run, what is missing, and what follows.
+"""docs/results.md and its curves from the committed results: what was run, what is missing, and what follows.
 
 Every figure on that page comes from the JSON files; a verdict is what the interval of a paired difference allows.
 """
@@ -11,21 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import batch_one, lines
 from benchmarks.paper.comparing import paired
+from benchmarks.paper.curves import learning_curve, svg
 from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.published import NOT_COMPARABLE, published
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
 from benchmarks.paper.tuning import chosen, mean_score, rows
 
 OURS = "fedwon"
-HEAD = """# The paper's comparisons, rerun
+CURVES = "curves"
+HEAD = """# What has been measured
 
-Made by `python -m benchmarks.paper report` from the JSON files in `benchmarks/results/paper/`, which
-`python -m benchmarks.paper tune` and `run` make. Learning rate and clipping of every row were chosen on validation
-images from one grid for all methods, with a seed of its own. Accuracy is on test images, in %, mean ± standard
-deviation over seeds. A difference is paired: same seeds, same test images; its 95 % interval counts the spread
-over seeds (Student's t) and over images. The image sets are samples of the public ones: set no score here beside a
-published one.
+Made by `python -m benchmarks.paper report` from the JSON files in `benchmarks/results/`.
+
+The paper's comparisons, rerun with `python -m benchmarks.paper tune` and `run`. Learning rate and clipping of every
+row were chosen on validation images from one grid for all methods, with a seed of its own. Accuracy is on test
+images, in %, mean ± standard deviation over seeds. A difference is paired: same seeds, same test images; its 95 %
+interval counts the spread over seeds (Student's t) and over images. A verdict other than "undecided" means that the
+interval excludes zero.
 """
 NAMES = {"fedwon": "fedwon (ReLU constant)", "fedwon_paper": "fedwon (the paper's listing)"}
 
@@ -76,7 +81,8 @@ def _cell(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def _row(label: str, batch: int, runs: Runs, plan: Protocol) -> str:
+def _row(variant: str, batch: int, runs: Runs, plan: Protocol) -> str:
+    label = NAMES.get(variant, variant)
     metric = METRICS[plan.metric]
     scores = [score for run in runs if (score := test_scores(run, plan)) is not None]
     training = runs[0]["config"]["training"]
@@ -87,7 +93,7 @@ def _row(label: str, batch: int, runs: Runs, plan: Protocol) -> str:
         return f"{head} diverged with {len(runs) - len(scores)} of {len(runs)} seeds |"
     cells = [_cell([metric(score[domain]) for score in scores]) for domain in sorted(scores[0])]
     mean = _cell([statistics.mean(metric(site) for site in score.values()) for score in scores])
-    return f"{head} {' | '.join(cells)} | **{mean}** |"
+    return f"{head} {' | '.join(cells)} | **{mean}** | {published(plan.images, variant)} |"
 
 
 def _differences(protocol: str, found: Mapping[tuple[str, int], Runs]) -> Iterator[str]:
@@ -123,9 +129,10 @@ def section(protocol: str, results: Path = RESULTS) -> str:
     text = [f"## {protocol}", "", f"{_what(plan)}"]
     if done:
         domains = sorted(next(iter(done.values()))[0]["scores"][max(next(iter(done.values()))[0]["scores"], key=int)])
-        heads = ["method", "batch", "lr", "clipping", "seeds", *domains, "mean"]
+        heads = ["method", "batch", "lr", "clipping", "seeds", *domains, "mean", "published"]
         text += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-        text += [_row(NAMES.get(variant, variant), batch, runs, plan) for (variant, batch), runs in done.items()]
+        text += [_row(variant, batch, runs, plan) for (variant, batch), runs in done.items()]
+        text += ["", f"![Learning curves]({CURVES}/{protocol}.svg)"]
     if differences := list(_differences(protocol, done)):
         ours = best_batch(protocol, OURS, done)
         text += ["", f"`{OURS}` at its best batch size by validation ({ours}), less:", ""]
@@ -147,6 +154,32 @@ def _what(plan: Protocol) -> str:
     return f"{plan.images}, {network}, {plan.rounds} rounds of one local epoch; {metric} of {choice}.{cut}"
 
 
+def curves(protocol: str, results: Path = RESULTS) -> str | None:
+    """The learning curves of a protocol's rows as SVG; None if nothing was run."""
+    found = {
+        f"{variant}, batch {batch}": learning_curve(runs)
+        for variant, batch in rows(protocol)
+        if (runs := finished(protocol, variant, batch, results))
+    }
+    return svg(f"Learning curves of {protocol}: validation accuracy by round", found) if found else None
+
+
 def report(results: Path = RESULTS) -> str:
     """The whole page as Markdown."""
-    return "\n\n".join([HEAD.rstrip(), *(section(protocol, results) for protocol in PROTOCOLS)]) + "\n"
+    parts = [HEAD + NOT_COMPARABLE, *(section(protocol, results) for protocol in PROTOCOLS)]
+    return "\n\n".join([*parts, batch_one.section().strip(), lines.section().strip()]) + "\n"
+
+
+def write_page(docs: Path, results: Path = RESULTS) -> None:
+    """Write `results.md` and the pictures that it shows.
+
+    Args:
+        docs: the folder of the documentation.
+        results: the JSON files.
+    """
+    folder = docs / CURVES
+    folder.mkdir(exist_ok=True)
+    for protocol in PROTOCOLS:
+        if picture := curves(protocol, results):
+            (folder / f"{protocol}.svg").write_text(picture, encoding="utf-8")
+    (docs / "results.md").write_text(report(results), encoding="utf-8")

@@ -139,7 +139,7 @@ def _laid_out(result: dict[str, Any]) -> str:
 
 def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
-    data = with_test_part(data_home() / spec.plan.images)
+    data = with_test_part(data_home() / spec.plan.images, spec.plan.test_share)
     domains = discover(data, only=spec.plan.domains)
     everyone = ParticipationConfig(minimum=len(domains), retries=0)
     config = spec.config.model_copy(update={"participation": everyone})
