@@ -29,8 +29,8 @@ class ModelConfig(Settings):
     width: float = Field(default=1.0, gt=0, le=4)
     """Multiplier of the number of channels; 0.25 makes `digit_cnn` fit the smallest edge boxes."""
     relu_constant: bool = False
-    """Multiply every ReLU by 1.7129, which keeps the variance through depth (Brock et al. 2021). Off is the paper's
-    listing: a learnable gain alone."""
+    """Multiply every ReLU by 1.7129 (SiLU: 1.7872), which keeps the variance through depth (Brock et al. 2021). Off is
+    the paper's listing: a learnable gain alone."""
 
 
 class ImageConfig(Settings):

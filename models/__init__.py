@@ -7,35 +7,43 @@
 # Imported for its effect too: a network is known to the registry once its module is loaded.
 from fedwon.models.alexnet import AlexNet
 from fedwon.models.blocks import (
+    GAMMAS,
     NORMALIZATIONS,
     RELU_GAMMA,
     ConvBlock,
     LinearBlock,
     Normalization,
-    ScaledReLU,
+    ScaledActivation,
     Style,
     UnknownNormalizationError,
     make_style,
 )
 from fedwon.models.clipping import AdaptiveGradientClipping, final_layer, unitwise_norm
 from fedwon.models.digit_cnn import DigitCNN
+from fedwon.models.efficientnet import EfficientNetB0
 from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
+from fedwon.models.mobilenet import MobileNetV2
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
+from fedwon.models.resnet import ResNet18
 from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
 from fedwon.models.ws_conv import WSConv2d
 
 __all__ = [
+    "GAMMAS",
     "NORMALIZATIONS",
     "RELU_GAMMA",
     "AdaptiveGradientClipping",
     "AlexNet",
     "ConvBlock",
     "DigitCNN",
+    "EfficientNetB0",
     "LinearBlock",
+    "MobileNetV2",
     "ModelConfig",
     "Normalization",
-    "ScaledReLU",
+    "ResNet18",
+    "ScaledActivation",
     "StatisticUse",
     "Style",
     "UnknownModelError",

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from fedwon.models.ws_conv import WSConv2d
 
 RELU_GAMMA = math.sqrt(2 / (1 - 1 / math.pi))
 """1.71286: 1 / the standard deviation of relu(z), z ~ Normal(0, 1). DeepMind and timm use 1.71396, an empirical value
 0.06 % larger."""
+
+GAMMAS: Mapping[type[nn.Module], float] = MappingProxyType({nn.ReLU: RELU_GAMMA, nn.ReLU6: 1.712859, nn.SiLU: 1.787187})
+"""1 / the standard deviation of f(z), z ~ Normal(0, 1), by activation; but for ReLU by numerical integration."""
 
 _MOST_GROUPS = 32
 _CHANNELS_PER_GROUP = 2
@@ -31,23 +33,26 @@ class UnknownNormalizationError(ValueError):
     """The name is none of the normalizations; the message lists them."""
 
 
-class ScaledReLU(nn.Module):
-    """``relu(x) * gamma``: passes a standard normal input on with variance 1.
+class ScaledActivation(nn.Module):
+    """``activation(x) * gamma``: with the right gamma, passes a standard normal input on with variance 1.
 
     The constant belongs to the nonlinearity and not to the convolution (DeepMind's form): folded into the weights it
-    would also scale the first convolution, whose input is no ReLU's output.
+    would also scale the first convolution, whose input is no activation's output.
 
     Args:
-        gamma: The factor (dimensionless); :data:`RELU_GAMMA` is the theoretical one.
+        activation: The nonlinearity.
+        gamma: The factor (dimensionless); :data:`GAMMAS` has the theoretical ones.
     """
 
-    def __init__(self, gamma: float = RELU_GAMMA) -> None:
+    def __init__(self, activation: nn.Module, gamma: float) -> None:
         super().__init__()
+        self.activation = activation
         self.gamma = gamma
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``, any shape."""
-        return F.relu(x) * self.gamma
+        out: Tensor = self.activation(x) * self.gamma
+        return out
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows between the brackets."""
@@ -67,6 +72,11 @@ class Normalization:
     conv: Callable[..., nn.Conv2d]
     norm_maps: Callable[[int], nn.Module]
     norm_vectors: Callable[[int], nn.Module]
+
+    @property
+    def free(self) -> bool:
+        """Nothing is normalized: the network itself has to keep its signal."""
+        return self.norm_maps is no_norm
 
 
 def group_count(channels: int) -> int:
@@ -138,11 +148,19 @@ class Style:
 
     Attributes:
         normalization: Convolution and normalization.
-        activation: Makes the nonlinearity of a block.
+        scaled: Multiply each activation by its constant of :data:`GAMMAS`.
     """
 
     normalization: Normalization
-    activation: Callable[[], nn.Module]
+    scaled: bool = False
+
+    def activation(self, kind: type[nn.Module] = nn.ReLU) -> nn.Module:
+        """A nonlinearity.
+
+        Args:
+            kind: A key of :data:`GAMMAS`.
+        """
+        return ScaledActivation(kind(), GAMMAS[kind]) if self.scaled else kind()
 
 
 def make_style(normalization: str = "none", *, relu_constant: bool = False) -> Style:
@@ -150,14 +168,13 @@ def make_style(normalization: str = "none", *, relu_constant: bool = False) -> S
 
     Args:
         normalization: A key of :data:`NORMALIZATIONS`.
-        relu_constant: Use :class:`ScaledReLU` in place of :class:`torch.nn.ReLU`, everywhere. Off is the reading
-            faithful to FedWon's listing, which has the gain only; on is DeepMind's form. In front of a normalization
-            layer the constant cancels.
+        relu_constant: Use :class:`ScaledActivation`, everywhere. Off is the reading faithful to FedWon's listing,
+            which has the gain only; on is DeepMind's form. In front of a normalization layer the constant cancels.
 
     Raises:
         UnknownNormalizationError: there is no such normalization.
     """
-    return Style(find_normalization(normalization), ScaledReLU if relu_constant else nn.ReLU)
+    return Style(find_normalization(normalization), scaled=relu_constant)
 
 
 class ConvBlock(nn.Module):
@@ -171,7 +188,8 @@ class ConvBlock(nn.Module):
         stride: Step of the filter, in pixels.
         padding: Pixels on each side.
         groups: As :class:`torch.nn.Conv2d`.
-        activate: ``False``: end with the normalization, e.g. before a residual sum.
+        bias: As :class:`torch.nn.Conv2d`.
+        activation: The nonlinearity; ``None``: end with the normalization, e.g. before a residual sum.
     """
 
     def __init__(
@@ -184,15 +202,16 @@ class ConvBlock(nn.Module):
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
-        activate: bool = True,
+        bias: bool = True,
+        activation: type[nn.Module] | None = nn.ReLU,
     ) -> None:
         super().__init__()
         normalization = style.normalization
         self.conv = normalization.conv(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias
         )
         self.norm = normalization.norm_maps(out_channels)
-        self.activation = style.activation() if activate else nn.Identity()
+        self.activation = nn.Identity() if activation is None else style.activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""

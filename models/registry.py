@@ -27,7 +27,7 @@ class ModelConfig:
         width: Factor on the number of channels and hidden features (dimensionless); > 0. 1 is the published network.
         in_channels: Channels of the image; > 0.
         image_size: Side of the square image, in pixels; >= 8. A network may need more and says so.
-        relu_constant: Multiply every ReLU by :data:`~fedwon.models.blocks.RELU_GAMMA`.
+        relu_constant: Multiply every activation by its constant of :data:`~fedwon.models.blocks.GAMMAS`.
 
     Raises:
         ValueError: a setting is out of its range; the message names it.
@@ -114,8 +114,8 @@ def build_model(
         width: Factor on the number of channels and hidden features; > 0.
         in_channels: Channels of the image; > 0.
         image_size: Side of the square image, in pixels; >= 8.
-        relu_constant: Multiply every ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the reading faithful to FedWon's
-            listing; see :func:`~fedwon.models.blocks.make_style`.
+        relu_constant: Multiply every activation by its constant, a ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the
+            reading faithful to FedWon's listing; see :func:`~fedwon.models.blocks.make_style`.
 
     Returns:
         A module that takes ``(N, in_channels, image_size, image_size)`` to logits ``(N, num_classes)``.

@@ -23,10 +23,7 @@ SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 6}, "images": {"max_
 def undisturbed(tmp_path_factory):
     """Digests of the tiny run when nothing happens, from a simulation; test_same_bits says that this is the same."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    sites = {
-        name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1)
-        for name in SITES
-    }
+    sites = {name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in SITES}
     store = Store(folder / "fedwon.db")
     outcome = federate(InProcessGrid(sites, folder), run_config(), store, folder)
     store.close()
@@ -86,7 +83,6 @@ class TestPowerCuts:
         assert "train, round 2 " in said
         assert fleet.digests() == undisturbed
         assert not list(journal.glob("*"))
-
 
     def test_what_stays_at_a_site_is_not_lost(self, fleets, tmp_path):
         """FedBN: once cut in the middle of a round, and once between the training and the update's arrival."""
