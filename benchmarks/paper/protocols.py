@@ -124,9 +124,13 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         ),
         "magnetic_tile": Protocol(
             "magnetic_tile",
-            rounds=60,
-            tune_rounds=20,
-            settings={"images": {"size": 64, "channels": 1}, "model": {"name": "digit_cnn", "width": 0.25}},
+            rounds=40,
+            tune_rounds=15,
+            settings={
+                "images": {"size": 64, "channels": 1},
+                "model": {"name": "digit_cnn", "width": 0.25},
+                "training": {"epochs": 3},  # an epoch of 70 images is nine steps
+            },
             rows={**_rows(8, *_FOUR, "fedwon_paper"), "fedwon": (1, 8), "fedwon_paper": (1, 8)},
             seeds=(1, 2, 3, 4, 5),
             test_every=5,

@@ -146,12 +146,14 @@ def section(protocol: str, results: Path = RESULTS) -> str:
 def _what(plan: Protocol) -> str:
     model = plan.settings.get("model", {})
     network = f"`{model.get('name', 'digit_cnn')}` at width {model.get('width', 1)}"
+    count = plan.settings.get("training", {}).get("epochs", 1)
+    epochs = "one local epoch" if count == 1 else f"{count} local epochs"
     metric = "balanced accuracy (mean recall of the classes)" if plan.metric == "balanced" else "accuracy"
     choice = (
         "the last round" if plan.selection == "last" else f"the best by validation of each {plan.test_every}th round"
     )
     cut = f" Smaller than published: {plan.cut}." if plan.cut else ""
-    return f"{plan.images}, {network}, {plan.rounds} rounds of one local epoch; {metric} of {choice}.{cut}"
+    return f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{cut}"
 
 
 def curves(protocol: str, results: Path = RESULTS) -> str | None:
