@@ -17,7 +17,7 @@ from fedwon.common.errors import BrokenFile
 from fedwon.common.network_state import load_into
 from fedwon.common.run_config import TaskConfig
 from fedwon.common.version import VERSION
-from fedwon.models import build_model
+from fedwon.models import Ablation, build_model
 
 MANIFEST = "fedwon"
 
@@ -60,6 +60,7 @@ def network(task: TaskConfig) -> nn.Module:
             in_channels=task.images.channels,
             image_size=task.images.size,
             relu_constant=task.model.relu_constant,
+            ablation=Ablation(**task.model.ablation.model_dump()),
         )
 
 

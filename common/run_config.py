@@ -21,6 +21,17 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Unit = Annotated[float, Field(gt=0, le=1)]
 
 
+class AblationConfig(Settings):
+    """Parts of the normalization-free network that can be taken out, for research."""
+
+    standardized: bool = True
+    """Standardize the weights of convolutions; without, nothing stands in the place of normalization."""
+    gain: bool = True
+    """Give standardized convolutions a learnable gain."""
+    linear: Literal["plain", "dropout", "standardized"] = "plain"
+    """Hidden fully connected layers: plain as in the paper, with dropout of one half, or standardized."""
+
+
 class ModelConfig(Settings):
     """The network."""
 
@@ -31,6 +42,8 @@ class ModelConfig(Settings):
     relu_constant: bool = False
     """Multiply every ReLU by 1.7129 (SiLU: 1.7872), which keeps the variance through depth (Brock et al. 2021). Off is
     the paper's listing: a learnable gain alone."""
+    ablation: AblationConfig = AblationConfig()
+    """For research; leave it as it is."""
 
 
 class ImageConfig(Settings):
@@ -168,11 +181,18 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _standardized_weights_are_fedwons(self) -> Self:
-        if self.training.weights_sent == "standardized" and self.rules.normalization != "none":
-            raise ValueError(
-                f"`training.weights_sent: standardized` is for weight-standardized convolutions, and method "
-                f"`{self.method}` has none; use `raw`, or method `fedwon`"
-            )
+        ablation = self.model.ablation
+        asked = {
+            "training.weights_sent: standardized": self.training.weights_sent == "standardized",
+            "model.ablation.standardized: false": not ablation.standardized,
+            "model.ablation.gain: false": not ablation.gain,
+        }
+        for setting, is_set in asked.items():
+            if is_set and self.rules.normalization != "none":
+                raise ValueError(
+                    f"`{setting}` is for weight-standardized convolutions, and method `{self.method}` has none; "
+                    f"leave it out, or use method `fedwon`"
+                )
         return self
 
     @property
@@ -182,7 +202,14 @@ class RunConfig(Settings):
 
 
 _LATER: Mapping[str, object] = MappingProxyType(
-    {"keeps": "nothing", "frozen_statistics": False, "training.weights_sent": "raw"}
+    {
+        "keeps": "nothing",
+        "frozen_statistics": False,
+        "training.weights_sent": "raw",
+        "model.ablation.standardized": True,
+        "model.ablation.gain": True,
+        "model.ablation.linear": "plain",
+    }
 )
 """Settings of a task that version 0.1's sites do not know, and what these do."""
 

@@ -10,6 +10,7 @@ from fedwon.models.blocks import (
     GAMMAS,
     NORMALIZATIONS,
     RELU_GAMMA,
+    Ablation,
     ConvBlock,
     LinearBlock,
     Normalization,
@@ -28,11 +29,13 @@ from fedwon.models.registry import ModelConfig, UnknownModelError, available_mod
 from fedwon.models.resnet import ResNet18
 from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
 from fedwon.models.ws_conv import WSConv2d
+from fedwon.models.ws_linear import WSLinear
 
 __all__ = [
     "GAMMAS",
     "NORMALIZATIONS",
     "RELU_GAMMA",
+    "Ablation",
     "AdaptiveGradientClipping",
     "AlexNet",
     "ConvBlock",
@@ -49,6 +52,7 @@ __all__ = [
     "UnknownModelError",
     "UnknownNormalizationError",
     "WSConv2d",
+    "WSLinear",
     "available_models",
     "build_model",
     "final_layer",

@@ -13,10 +13,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from fedwon.models.ws_conv import WSConv2d
+from fedwon.models.ws_linear import WSLinear
 
 RELU_GAMMA = math.sqrt(2 / (1 - 1 / math.pi))
 """1.71286: 1 / the standard deviation of relu(z), z ~ Normal(0, 1). DeepMind and timm use 1.71396, an empirical value
@@ -142,6 +144,30 @@ def find_normalization(name: str) -> Normalization:
         raise UnknownNormalizationError(f"unknown normalization {name!r}; choose one of: {names}") from None
 
 
+LinearKind = Literal["plain", "dropout", "standardized"]
+_DROPOUT = 0.5
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Parts of the normalization-free form that can be taken out, for research.
+
+    Attributes:
+        standardized: Standardize the weights of convolutions. ``False``: plain convolutions, nothing in their place.
+        gain: Standardized convolutions have a gain.
+        linear: Hidden fully connected layers: plain, as FedWon's; with dropout of one half behind them; or standardized
+            like the convolutions.
+    """
+
+    standardized: bool = True
+    gain: bool = True
+    linear: LinearKind = "plain"
+
+
+WHOLE = Ablation()
+"""Nothing is taken out."""
+
+
 @dataclass(frozen=True)
 class Style:
     """What the blocks of one network are made of.
@@ -149,10 +175,29 @@ class Style:
     Attributes:
         normalization: Convolution and normalization.
         scaled: Multiply each activation by its constant of :data:`GAMMAS`.
+        ablation: What is taken out.
     """
 
     normalization: Normalization
     scaled: bool = False
+    ablation: Ablation = WHOLE
+
+    def conv(self, *args: Any, **settings: Any) -> nn.Conv2d:
+        """A convolution; takes :class:`torch.nn.Conv2d`'s arguments."""
+        if not self.normalization.free:
+            return self.normalization.conv(*args, **settings)
+        if not self.ablation.standardized:
+            return nn.Conv2d(*args, **settings)
+        return self.normalization.conv(*args, **settings, gain=self.ablation.gain)
+
+    def linear(self, in_features: int, out_features: int) -> nn.Linear:
+        """A hidden fully connected layer."""
+        kind = WSLinear if self.ablation.linear == "standardized" else nn.Linear
+        return kind(in_features, out_features)
+
+    def dropout(self) -> nn.Module:
+        """What follows a hidden fully connected layer's activation."""
+        return nn.Dropout(_DROPOUT) if self.ablation.linear == "dropout" else nn.Identity()
 
     def activation(self, kind: type[nn.Module] = nn.ReLU) -> nn.Module:
         """A nonlinearity.
@@ -163,18 +208,23 @@ class Style:
         return ScaledActivation(kind(), GAMMAS[kind]) if self.scaled else kind()
 
 
-def make_style(normalization: str = "none", *, relu_constant: bool = False) -> Style:
+def make_style(normalization: str = "none", *, relu_constant: bool = False, ablation: Ablation = WHOLE) -> Style:
     """The style of a variant.
 
     Args:
         normalization: A key of :data:`NORMALIZATIONS`.
         relu_constant: Use :class:`ScaledActivation`, everywhere. Off is the reading faithful to FedWon's listing,
             which has the gain only; on is DeepMind's form. In front of a normalization layer the constant cancels.
+        ablation: What is taken out.
 
     Raises:
         UnknownNormalizationError: there is no such normalization.
+        ValueError: something of weight standardization is to be taken out of a network that has none.
     """
-    return Style(find_normalization(normalization), scaled=relu_constant)
+    found = find_normalization(normalization)
+    if not found.free and not (ablation.standardized and ablation.gain):
+        raise ValueError(f"normalization {normalization!r} has no weight standardization to take anything out of")
+    return Style(found, scaled=relu_constant, ablation=ablation)
 
 
 class ConvBlock(nn.Module):
@@ -207,7 +257,7 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         normalization = style.normalization
-        self.conv = normalization.conv(
+        self.conv = style.conv(
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias
         )
         self.norm = normalization.norm_maps(out_channels)
@@ -223,16 +273,17 @@ class LinearBlock(nn.Module):
     """Fully connected layer, normalization, activation: ``(N, in_features)`` to ``(N, out_features)``.
 
     Args:
-        style: What it is made of. The layer itself is a plain :class:`torch.nn.Linear` in every style.
+        style: What it is made of. The layer itself is a plain :class:`torch.nn.Linear` but in an ablation.
         in_features: Inputs per example.
         out_features: Outputs per example.
     """
 
     def __init__(self, style: Style, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
+        self.linear = style.linear(in_features, out_features)
         self.norm = style.normalization.norm_vectors(out_features)
         self.activation = style.activation()
+        self.dropout = style.dropout()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``.
@@ -240,5 +291,5 @@ class LinearBlock(nn.Module):
         Raises:
             ValueError: batch normalization while training on a batch of one example, which has no statistics.
         """
-        out: Tensor = self.activation(self.norm(self.linear(x)))
+        out: Tensor = self.dropout(self.activation(self.norm(self.linear(x))))
         return out

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from fedwon.models.ws_conv import WSConv2d
+from fedwon.models.ws_linear import WSLinear
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy in which every WSConv2d is a plain Conv2d that holds the standardized weight.
+    """A copy in which every WSConv2d and WSLinear is a plain Conv2d or Linear that holds the standardized weight.
 
     The output is exactly the same, in training and in evaluation mode; the bias stays and there is no ``gain``. A
     module that is registered in several places is still one module. Subclasses of WSConv2d are folded too, if all
@@ -24,7 +25,10 @@ def fold(model: nn.Module) -> nn.Module:
         model: Any module that can be deep-copied; a WSConv2d itself too.
     """
     copied = copy.deepcopy(model)
-    return replace_modules(copied, {m: _plain(m) for m in copied.modules() if isinstance(m, WSConv2d)})
+    replacements: dict[nn.Module, nn.Module] = {
+        m: _plain(m) for m in copied.modules() if isinstance(m, WSConv2d | WSLinear)
+    }
+    return replace_modules(copied, replacements)
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -44,8 +48,19 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
     return replacements.get(model, model)
 
 
-def _plain(conv: WSConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(
+def _plain(layer: WSConv2d | WSLinear) -> nn.Module:
+    plain: nn.Conv2d | nn.Linear = _plain_linear(layer) if isinstance(layer, WSLinear) else _plain_conv(layer)
+    plain.weight = nn.Parameter(layer.standardized_weight().detach(), requires_grad=layer.weight.requires_grad)
+    plain.bias = layer.bias
+    return plain.train(layer.training)
+
+
+def _plain_linear(linear: WSLinear) -> nn.Linear:
+    return nn.Linear(linear.in_features, linear.out_features, device="meta")
+
+
+def _plain_conv(conv: WSConv2d) -> nn.Conv2d:
+    return nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -57,6 +72,3 @@ def _plain(conv: WSConv2d) -> nn.Conv2d:
         conv.padding_mode,
         device="meta",  # no memory and no random numbers for weights that are replaced at once
     )
-    plain.weight = nn.Parameter(conv.standardized_weight().detach(), requires_grad=conv.weight.requires_grad)
-    plain.bias = conv.bias
-    return plain.train(conv.training)

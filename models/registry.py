@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from fedwon.models.blocks import Style, find_normalization, make_style
+from fedwon.models.blocks import WHOLE, Ablation, Style, make_style
 
 SMALLEST_IMAGE = 8
 _CHANNEL_STEP = 8
@@ -28,6 +28,7 @@ class ModelConfig:
         in_channels: Channels of the image; > 0.
         image_size: Side of the square image, in pixels; >= 8. A network may need more and says so.
         relu_constant: Multiply every activation by its constant of :data:`~fedwon.models.blocks.GAMMAS`.
+        ablation: What is taken out of the normalization-free form, for research.
 
     Raises:
         ValueError: a setting is out of its range; the message names it.
@@ -39,9 +40,10 @@ class ModelConfig:
     in_channels: int = 3
     image_size: int = 28
     relu_constant: bool = False
+    ablation: Ablation = WHOLE
 
     def __post_init__(self) -> None:
-        find_normalization(self.normalization)
+        make_style(self.normalization, ablation=self.ablation)
         for name, least in (("num_classes", 1), ("in_channels", 1), ("image_size", SMALLEST_IMAGE)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -51,7 +53,7 @@ class ModelConfig:
     @property
     def style(self) -> Style:
         """What the network's blocks are made of."""
-        return make_style(self.normalization, relu_constant=self.relu_constant)
+        return make_style(self.normalization, relu_constant=self.relu_constant, ablation=self.ablation)
 
     def scaled(self, channels: int) -> int:
         """Channels (or hidden features) at this width: the nearest multiple of 8, at least 8.
@@ -102,6 +104,7 @@ def build_model(
     in_channels: int = 3,
     image_size: int = 28,
     relu_constant: bool = False,
+    ablation: Ablation = WHOLE,
 ) -> nn.Module:
     """A freshly initialized network in training mode, on torch's default device.
 
@@ -116,6 +119,7 @@ def build_model(
         image_size: Side of the square image, in pixels; >= 8.
         relu_constant: Multiply every activation by its constant, a ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the
             reading faithful to FedWon's listing; see :func:`~fedwon.models.blocks.make_style`.
+        ablation: What is taken out of the normalization-free form, for research.
 
     Returns:
         A module that takes ``(N, in_channels, image_size, image_size)`` to logits ``(N, num_classes)``.
@@ -134,5 +138,6 @@ def build_model(
         in_channels=in_channels,
         image_size=image_size,
         relu_constant=relu_constant,
+        ablation=ablation,
     )
     return _BUILDERS[name](config)

@@ -134,7 +134,7 @@ class WSConv2d(nn.Conv2d):
         Returns:
             Tensor of the shape, type and device of ``weight``.
         """
-        return _standardize(self.weight, self.gain, self.eps)
+        return standardize(self.weight, self.gain, self.eps)
 
     def standardized_filters(self) -> Tensor:
         """The standardized weight without the gain: each filter of mean 0 and, above the floor, of L2 norm 1.
@@ -142,7 +142,7 @@ class WSConv2d(nn.Conv2d):
         Returns:
             Tensor of the shape, type and device of ``weight``.
         """
-        return _standardize(self.weight, None, self.eps)
+        return standardize(self.weight, None, self.eps)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Conv2d gives it
         """Convolve with the standardized weight.
@@ -166,11 +166,19 @@ class WSConv2d(nn.Conv2d):
         return f"{inherited}, eps={self.eps:g}, gain={self.gain is not None}"
 
 
-def _standardize(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+def standardize(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """Standardize in one fused pass, forward and backward: batch norm's kernel, with the filters as its channels.
 
     That kernel adds its own eps to the variance and has no floor, so it gets a negligible one, and filters below the
     floor, which hardly exist, send the whole layer the slow way.
+
+    Args:
+        weight: ``(C_out, ...)``; a filter is what lies behind dimension 0.
+        gain: ``(C_out,)``, or ``None`` for 1.
+        eps: Floor of the squared norm of a centred filter; > 0.
+
+    Returns:
+        Tensor of the shape of ``weight``.
     """
     filters, fan_in = weight.shape[0], math.prod(weight.shape[1:])
     scale = weight.new_full((filters,), fan_in**-0.5)
@@ -187,8 +195,9 @@ def _standardize(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
 
 def _standardize_with_floor(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """The equation as it stands: four times the memory traffic, and right for constant filters."""
-    variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
-    scale = torch.rsqrt(torch.clamp(variance * math.prod(weight.shape[1:]), min=eps))
+    flat = weight.flatten(1)
+    variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
+    scale = torch.rsqrt(torch.clamp(variance * flat.shape[1], min=eps))
     if gain is not None:
-        scale = scale * gain.view(-1, 1, 1, 1)
-    return (weight - mean) * scale
+        scale = scale * gain.view(-1, 1)
+    return ((flat - mean) * scale).view_as(weight)

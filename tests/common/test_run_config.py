@@ -70,7 +70,15 @@ runs = st.fixed_dictionaries(
         "rounds": st.integers(1, 10**6),
         "classes": optional(class_names),
         "model": st.fixed_dictionaries(
-            {}, optional={"name": st.text(), "width": st.floats(0.01, 4), "relu_constant": st.booleans()}
+            {},
+            optional={
+                "name": st.text(),
+                "width": st.floats(0.01, 4),
+                "relu_constant": st.booleans(),
+                "ablation": st.fixed_dictionaries(
+                    {}, optional={"linear": st.sampled_from(["plain", "dropout", "standardized"])}
+                ),
+            },
         ),
         "images": image_settings(),
         "training": training_settings,
@@ -106,6 +114,37 @@ def test_a_task_says_all_that_a_site_needs(run):
     assert task.training.model_copy(update={"proximal_mu": None}) == run.training.model_copy(
         update={"proximal_mu": None}
     )
+
+
+def test_a_task_says_nothing_that_older_sites_do_not_know_unless_it_is_asked_for():
+    flat = TaskConfig.of(RunConfig(), run="r", server_round=1, classes=("a", "b")).flat()
+    later = {"keeps", "frozen_statistics", "training.weights_sent"}
+    assert not [key for key in flat if key in later or "ablation" in key]
+    asked = parse(
+        RunConfig,
+        {"training": {"weights_sent": "standardized"}, "model": {"ablation": {"gain": False, "linear": "dropout"}}},
+        "x",
+    )
+    flat = TaskConfig.of(asked, run="r", server_round=1, classes=("a", "b")).flat()
+    assert flat["training.weights_sent"] == "standardized"
+    assert (flat["model.ablation.gain"], flat["model.ablation.linear"]) == (False, "dropout")
+    assert TaskConfig.of(RunConfig(method="fedbn"), run="r", server_round=1, classes=("a", "b")).flat()["keeps"] == (
+        "normalization"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"training": {"weights_sent": "standardized"}}, "training.weights_sent: standardized"),
+        ({"model": {"ablation": {"standardized": False}}}, "model.ablation.standardized: false"),
+        ({"model": {"ablation": {"gain": False}}}, "model.ablation.gain: false"),
+    ],
+)
+def test_an_ablation_of_fedwon_with_another_method(settings, named):
+    assert parse(RunConfig, settings, "x").method == "fedwon"
+    with pytest.raises(ConfigError, match=f"`{named}` is for weight-standardized .* method `fedavg_gn` has none"):
+        parse(RunConfig, {**settings, "method": "fedavg_gn"}, "x")
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox"])

@@ -203,7 +203,7 @@ def test_what_the_package_offers():
     # The list is the interface of the package: who changes it changes this line on purpose.
     assert set(fedwon.models.__all__) == {
         *("WSConv2d", "AdaptiveGradientClipping", "unitwise_norm", "final_layer"),
-        *("GAMMAS", "NORMALIZATIONS", "RELU_GAMMA", "Normalization", "Style", "make_style"),
+        *("Ablation", "WSLinear", "GAMMAS", "NORMALIZATIONS", "RELU_GAMMA", "Normalization", "Style", "make_style"),
         *("ConvBlock", "LinearBlock", "ScaledActivation", "UnknownNormalizationError"),
         *("ModelConfig", "UnknownModelError", "available_models", "build_model", "register"),
         *("AlexNet", "DigitCNN", "EfficientNetB0", "MobileNetV2", "ResNet18", "fold"),
