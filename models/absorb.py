@@ -64,8 +64,8 @@ def absorbing_conv(conv: nn.Conv2d, affine: Affine) -> OffsetWSConv2d:
         conv.padding,  # type: ignore[arg-type]
         conv.dilation,  # type: ignore[arg-type]
         conv.groups,
-        True,  # noqa: FBT003 - the position is nn.Conv2d's
-        conv.padding_mode,  # type: ignore[arg-type]
+        True,
+        conv.padding_mode,
         device="meta",  # no memory and no random numbers for values that are set below
     )
     direction, length, offset = _parts(conv.weight)
@@ -126,7 +126,8 @@ def _parts(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _any_direction(fan_in: int) -> Tensor:
     """A vector of mean 0 and norm 1; 0 for a fan-in of 1."""
     ramp = torch.linspace(-1, 1, fan_in, dtype=torch.float64) if fan_in > 1 else torch.zeros(1, dtype=torch.float64)
-    return ramp / ramp.norm().clamp(min=_CONSTANT)
+    direction: Tensor = ramp / ramp.norm().clamp(min=_CONSTANT)
+    return direction
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:

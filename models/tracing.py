@@ -22,6 +22,7 @@ class _Tracer(fx.Tracer):
     """fx's own, which keeps subclasses of layers whole that torch.nn alone would have it enter."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a call of this module is one node, and its inside is not looked into."""
         if is_normalization(m) or isinstance(m, (nn.Conv2d, nn.Linear)):
             return True
         # Layers of torch.nn such as TransformerEncoderLayer hold normalization that must be seen.
@@ -103,7 +104,7 @@ def source(node: fx.Node) -> object:
 
 
 def _follow(execution: Execution, name: str, module: nn.Module) -> None:
-    if name and _is_plain(module):
+    if _is_plain(module):
         return
     try:
         execution.add(Region(name, module, trace_whole(module)))
