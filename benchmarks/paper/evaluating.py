@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.scoring import LOCAL, counts, overlaid, own_layers, scored_images
+from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
 from fedwon.client.domains import discover
 from fedwon.common.errors import FedwonError
-from fedwon.common.model_file import read_model, trained_network
+from fedwon.common.model_file import read_model
 
 
 def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> dict[str, Any]:
     """Score each checkpoint on each domain of a folder.
 
-    A domain that has the name of a site of the run is served with that site's own layers, where the method has such;
-    any other gets the global model as the server holds it.
+    Where the method keeps layers at the sites, a domain that has the name of a site of the run is served with that
+    site's; any other with the mean of the sites' models.
 
     Returns:
-        By protocol, run and domain: `correct`, `examples`, `accuracy`, `own_layers`; or `error`.
+        By protocol, run and domain: `correct`, `examples`, `accuracy`, `served_by`; or `error`.
 
     Raises:
         FedwonError: the folder cannot be read.
@@ -35,9 +35,9 @@ def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> d
 def _score(path: Path, name: str, domains: dict[str, Any]) -> dict[str, Any]:
     try:
         task, record = read_model(path)
-        own = own_layers(path.parent / LOCAL / name, task)
-        score = counts(overlaid(trained_network(task, record), own), scored_images(domains[name], task))
+        model = served(task, record, path.parent / LOCAL, name)
+        score = counts(model.network, scored_images(domains[name], task))
     except FedwonError as error:
         return {"error": f"{error.message} {error.hint}".strip()}
     accuracy = score["correct"] / max(score["examples"], 1)
-    return {"correct": score["correct"], "examples": score["examples"], "accuracy": accuracy, "own_layers": bool(own)}
+    return {"correct": score["correct"], "examples": score["examples"], "accuracy": accuracy, "served_by": model.means}

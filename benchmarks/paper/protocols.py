@@ -12,22 +12,69 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from benchmarks.paper.partitions import DomainASite, LabelSkew, Partition, SitesADomain
 from benchmarks.paper.sets import TEST_SHARE
 
 SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+AGC = 0.16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a row of a table runs: a method, and for FedWon its form.
+
+    Attributes:
+        settings: the part of the configuration that makes it what it is.
+        clippings: lambdas of adaptive gradient clipping that tuning may choose from; None: off.
+    """
+
+    settings: Mapping[str, Any]
+    clippings: tuple[float | None, ...] = (None, AGC)
+
+
+def _fedwon(*, constant: bool = False, clippings: tuple[float | None, ...] = (None, AGC), **ablation: Any) -> Variant:
+    return Variant({"method": "fedwon", "model": {"relu_constant": constant, "ablation": ablation}}, clippings)
+
+
+def _sent(weights: str) -> Variant:
+    form = _fedwon(constant=True, clippings=(AGC,))
+    return Variant({**form.settings, "training": {"weights_sent": weights}}, form.clippings)
+
+
+def _epochs(count: int) -> Variant:
+    form = _fedwon(constant=True, clippings=(AGC,))
+    return Variant({**form.settings, "training": {"epochs": count}}, form.clippings)
+
+
+_BASELINES = ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
+_METHODS = ("fedwon", "fedwon_paper", *_BASELINES)
+_FORMS: Mapping[str, Variant] = {
+    "nothing": _fedwon(clippings=(None,), standardized=False),
+    "agc": _fedwon(clippings=(AGC,), standardized=False),
+    "constant_agc": _fedwon(constant=True, clippings=(AGC,), standardized=False),
+    "ws": _fedwon(clippings=(None,)),
+    "ws_agc": _fedwon(clippings=(AGC,)),
+    "ws_constant": _fedwon(constant=True, clippings=(None,)),
+    "ws_constant_agc": _fedwon(constant=True, clippings=(AGC,)),
+    "no_gain": _fedwon(constant=True, clippings=(AGC,), gain=False),
+    "sent_standardized": _sent("standardized"),
+    "linear_dropout": _fedwon(constant=True, clippings=(AGC,), linear="dropout"),
+    "linear_standardized": _fedwon(constant=True, clippings=(AGC,), linear="standardized"),
+    "epochs_4": _epochs(4),
+    "epochs_8": _epochs(8),
+}
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
-        "fedwon": {"method": "fedwon", "model": {"relu_constant": True}},
-        "fedwon_paper": {"method": "fedwon"},
-        **{
-            name: {"method": name}
-            for name in ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
-        },
+        "fedwon": _fedwon(constant=True),
+        "fedwon_paper": _fedwon(),
+        **{name: Variant({"method": name}) for name in _BASELINES},
+        **_FORMS,
     }
 )
-"""What a row of a table runs: a method, and for FedWon its form. `fedwon_paper` is the listing, a gain alone."""
+"""The rows of all tables by name. `fedwon_paper` is the paper's listing, a gain alone; the forms are the ablation's."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +84,8 @@ class Protocol:
     Attributes:
         images: folder of the set below `FEDWON_DATA`.
         domains: the domains that take part; empty for all.
+        partition: how the domains become sites.
+        group: protocols of one group share a table, in which each brings its unseen domain.
         settings: the run's configuration without method, seed, batch size, lr and clipping.
         rows: variant to the batch sizes that it is run at.
         rounds: rounds of a run.
@@ -45,6 +94,7 @@ class Protocol:
         test_every: rounds between evaluations on test images, so that the best round by validation can be scored; 0:
             the last round only.
         test_share: share of the images set aside for testing, where the set comes without test images.
+        ours: the row that the others are compared with.
         metric: "accuracy", or "balanced" (mean recall over classes).
         selection: which round is reported.
         cut: what is smaller than published.
@@ -55,10 +105,13 @@ class Protocol:
     rounds: int
     tune_rounds: int
     domains: tuple[str, ...] = ()
+    partition: Partition = field(default_factory=DomainASite)
+    group: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1, 2, 3)
     test_every: int = 0
     test_share: float = TEST_SHARE
+    ours: str = "fedwon"
     metric: Literal["accuracy", "balanced"] = "accuracy"
     selection: Literal["last", "best"] = "last"
     cut: str = ""
@@ -72,6 +125,75 @@ def _rows(batch: int, *names: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (batch,))
 
 
+def _digits_without(domain: str) -> Protocol:
+    return Protocol(
+        "digits_five",
+        domains=DIGIT_DOMAINS,
+        partition=DomainASite(without=domain),
+        group="unseen_digits",
+        rounds=20,
+        tune_rounds=8,
+        settings={
+            "model": {"name": "digit_cnn", "width": 0.25},
+            "images": {"max_train": 300, "validation_fraction": 0.05},
+        },
+        rows=_rows(32, "fedwon", "fedavg", "fedbn"),
+        cut="digit_cnn at a quarter of its width, 300 images a site, 20 rounds",
+    )
+
+
+def _pacs_without(domain: str) -> Protocol:
+    return Protocol(
+        "pacs",
+        partition=DomainASite(without=domain),
+        group="unseen_pacs",
+        rounds=30,
+        tune_rounds=8,
+        settings=_PACS,
+        rows=_rows(16, "fedwon", "fedavg", "fedbn"),
+        cut=_PACS_CUT,
+    )
+
+
+def _cross_device(share: float) -> Protocol:
+    return Protocol(
+        "digits_five",
+        domains=DIGIT_DOMAINS,
+        partition=SitesADomain(20),
+        rounds=30,
+        tune_rounds=10,
+        settings={
+            "model": {"name": "digit_cnn", "width": 0.25},
+            "images": {"max_train": 100, "validation_fraction": 0.1},
+            "participation": {"fraction": share},
+        },
+        rows={"fedwon": (1, 4), "fedavg": (4,), "fedbn": (4,)},
+        cut="digit_cnn at a quarter of its width, 100 images a site, 30 rounds",
+    )
+
+
+def _label_skew(alpha: float | None) -> Protocol:
+    return Protocol(
+        "digits_five",
+        domains=("mnist",),
+        partition=LabelSkew(10, alpha),
+        rounds=20,
+        tune_rounds=8,
+        settings={
+            "model": {"name": "digit_cnn", "width": 0.25},
+            "images": {"max_train": 100, "validation_fraction": 0.1},
+        },
+        rows=_rows(32, "fedwon", "fedavg", "fedavg_gn"),
+        cut="MNIST in place of CIFAR-10, which cannot be had here; 10 sites of 100 images",
+    )
+
+
+PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
+_PACS = {
+    "model": {"name": "resnet18", "width": 0.25},
+    "images": {"size": 64, "max_train": 300, "validation_fraction": 0.1},
+}
+_PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a site"
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
@@ -86,7 +208,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 "images": {"max_train": 743, "validation_fraction": 0.05},
             },
             rows={
-                **_rows(32, *VARIANTS),
+                **_rows(32, *_METHODS),
                 "fedwon": (1, 2, 32),
                 "fedwon_paper": (1, 2, 32),
                 "fedavg_gn": (1, 2, 32),
@@ -113,14 +235,11 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             "pacs",
             rounds=40,
             tune_rounds=10,
-            settings={
-                "model": {"name": "resnet18", "width": 0.5},
-                "images": {"size": 64, "max_train": 500, "validation_fraction": 0.1},
-            },
+            settings=_PACS,
             rows=_rows(16, *_FOUR, "fedwon_paper"),
             test_every=5,
             selection="best",
-            cut="64 px, resnet18 at half width, 500 training images a site",
+            cut=_PACS_CUT,
         ),
         "magnetic_tile": Protocol(
             "magnetic_tile",
@@ -138,6 +257,23 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             metric="balanced",
             selection="best",
         ),
+        "ablation": Protocol(
+            "digits_five",
+            domains=DIGIT_DOMAINS,
+            rounds=12,
+            tune_rounds=6,
+            settings={
+                "model": {"name": "digit_cnn", "width": 0.25},
+                "images": {"max_train": 300, "validation_fraction": 0.05},
+            },
+            rows={name: (32,) if name.startswith("epochs") else (1, 2, 32) for name in _FORMS},
+            ours="ws_constant_agc",
+            cut="digit_cnn at a quarter of its width, 300 images a site, 12 rounds",
+        ),
+        **{f"digits_without_{name}": _digits_without(name) for name in DIGIT_DOMAINS},
+        **{f"pacs_without_{name}": _pacs_without(name) for name in PACS_DOMAINS},
+        **{f"cross_device_{share:g}": _cross_device(share) for share in (0.1, 0.2, 0.5)},
+        **{f"label_skew_{alpha or 'iid'}": _label_skew(alpha) for alpha in (0.1, 0.5, 1.0, None)},
     }
 )
 """The protocols by name."""

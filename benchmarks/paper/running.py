@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 
 from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol, merged
-from benchmarks.paper.scoring import LOCAL, counts, overlaid, own_layers
+from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
@@ -25,7 +25,7 @@ from fedwon.client.opening import SiteData, open_site
 from fedwon.common.config import parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
-from fedwon.common.model_file import read_model, trained_network
+from fedwon.common.model_file import read_model
 from fedwon.common.run_config import ParticipationConfig, RunConfig
 from fedwon.server.app import federate
 from fedwon.server.events import Event, RoundCommitted
@@ -85,7 +85,9 @@ class Spec:
             "training": {"batch_size": self.batch, "lr": self.lr, "clipping": self.clipping},
             "aggregation": {"weights": "uniform"},
         }
-        return parse(RunConfig, merged(self.plan.settings, VARIANTS[self.variant], own), f"protocol {self.protocol}")
+        return parse(
+            RunConfig, merged(self.plan.settings, VARIANTS[self.variant].settings, own), f"protocol {self.protocol}"
+        )
 
 
 def result_path(spec: Spec, results: Path = RESULTS) -> Path:
@@ -141,12 +143,14 @@ def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     data = with_test_part(data_home() / spec.plan.images, spec.plan.test_share)
     domains = discover(data, only=spec.plan.domains)
-    everyone = ParticipationConfig(minimum=len(domains), retries=0)
-    config = spec.config.model_copy(update={"participation": everyone})
-    sites = {name: SiteConfig(data=where, threads=1) for name, where in domains.items()}
+    sites = spec.plan.partition.sites(domains, spec.seed, CACHE / "partitions")
+    config = spec.config
+    everyone = ParticipationConfig(minimum=len(sites), fraction=config.participation.fraction, retries=0)
+    config = config.model_copy(update={"participation": everyone})
     store, unfinished = _store(folder)
-    grid = InProcessGrid(sites, Path.cwd(), folder=folder / LOCAL)
-    watcher = Watcher(spec, domains, folder)
+    configs = {name: SiteConfig(data=where, threads=1) for name, where in sites.items()}
+    grid = InProcessGrid(configs, Path.cwd(), folder=folder / LOCAL)
+    watcher = Watcher(spec, sites, spec.plan.partition.unseen(domains), folder)
     started, failed = time.monotonic(), None
     try:
         outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
@@ -201,13 +205,22 @@ def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:
 
 
 class Watcher:
-    """Scores the global model now and then, and throws old checkpoints away.
+    """Scores the model now and then, and throws old checkpoints away.
 
     A tuning run is scored on validation images, at its end; test images are not even opened.
+
+    Args:
+        spec: the run.
+        sites: the data of the sites that train.
+        unseen: domains that none of them has.
+        folder: the run's.
     """
 
-    def __init__(self, spec: Spec, domains: Mapping[str, DataConfig], folder: Path) -> None:
-        self.spec, self.domains, self.folder = spec, domains, folder / "scores"
+    def __init__(
+        self, spec: Spec, sites: Mapping[str, DataConfig], unseen: Mapping[str, DataConfig], folder: Path
+    ) -> None:
+        self.spec, self.sites, self.folder = spec, sites, folder / "scores"
+        self.unseen = {} if spec.rounds else unseen
         self.local = folder / LOCAL
         self.parts: tuple[Part, ...] = ("validation",) if spec.rounds else ("validation", "test")
         self._opened: dict[str, SiteData] = {}
@@ -226,12 +239,14 @@ class Watcher:
     def _score(self, event: RoundCommitted) -> None:
         task, record = read_model(event.path)
         found = {}
-        for site, data in self.domains.items():
+        for site, data in self.sites.items():
             if site not in self._opened:
                 self._opened[site] = open_site(data, task, Path.cwd())
-            model = overlaid(trained_network(task, record), own_layers(self.local / site, task))
+            model = served(task, record, self.local, site)
             images = {part: getattr(self._opened[site], part) for part in self.parts}
-            found[site] = {part: counts(model, part_images) for part, part_images in images.items()}
+            found[site] = {part: counts(model.network, part_images) for part, part_images in images.items()}
+        for name, data in self.unseen.items():
+            found[name] = {"test": counts(served(task, record, self.local, name).network, scored_images(data, task))}
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{event.number:04d}.json"
         path.write_text(json.dumps(found), encoding="utf-8")

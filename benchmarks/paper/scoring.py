@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import base64
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.paper.partitions import domain_of
 from fedwon.client.agreement import agree
 from fedwon.client.config import DataConfig
 from fedwon.client.decoding import Preparation
 from fedwon.client.images import ImageSet, Room, load_images
 from fedwon.client.listing import list_site
 from fedwon.client.local_state import LocalStates, recall
+from fedwon.common.arrays import StoredRecord
+from fedwon.common.model_file import trained_network
 from fedwon.common.run_config import TaskConfig
 from fedwon.models import fold
 
@@ -67,7 +70,7 @@ def counts(model: nn.Module, images: ImageSet) -> dict[str, Any]:
         "examples": len(images),
         "class_correct": images.labels[right].bincount(minlength=classes).tolist(),
         "class_examples": images.labels.bincount(minlength=classes).tolist(),
-        "right": base64.b64encode(np.packbits(by_class.numpy()).tobytes()).decode("ascii"),
+        "right": _packed(by_class.numpy()),
     }
 
 
@@ -91,13 +94,97 @@ def balanced_accuracy(score: Mapping[str, Any]) -> float:
 METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy}
 
 
-def own_layers(folder: Path, task: TaskConfig) -> ArrayRecord | None:
+class Served(NamedTuple):
+    """What a site or a new domain is served with.
+
+    Attributes:
+        network: takes images to scores of the classes.
+        means: in words.
+    """
+
+    network: nn.Module
+    means: str
+
+
+class Ensemble(nn.Module):
+    """The mean of several networks' probabilities, as logits.
+
+    Args:
+        networks: all of the same classes.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `(N, C, H, W)` to logits `(N, classes)`."""
+        return torch.stack([network(x).softmax(dim=1) for network in self.networks]).mean(dim=0).log()
+
+
+def served(task: TaskConfig, record: StoredRecord, local: Path, name: str) -> Served:
+    """What a place is served with: the global model, with its own layers where it has such.
+
+    Where sites keep layers of their own, the global model is not whole: a place that took no part gets the mean of the
+    probabilities that the sites' models give.
+
+    Args:
+        task: what the model was trained as.
+        record: the global model.
+        local: the folder of what stays at the sites, a folder a site.
+        name: of the place.
+    """
+    if task.keeps == "nothing":
+        return Served(trained_network(task, record), "the global model")
+    own = _own_layers(local / name, task)
+    if own is not None:
+        return Served(overlaid(trained_network(task, record), own), "the global model with its own layers")
+    others = [layers for folder in sorted(local.glob("*")) if (layers := _own_layers(folder, task)) is not None]
+    if not others:
+        return Served(trained_network(task, record), "the global model, whose local layers nobody trained")
+    networks = [overlaid(trained_network(task, record), layers) for layers in others]
+    return Served(Ensemble(networks), f"the mean of {len(networks)} sites' models")
+
+
+def _own_layers(folder: Path, task: TaskConfig) -> ArrayRecord | None:
     """What a simulated site keeps to itself, as of the task's round; None if that is nothing."""
     return recall(LocalStates(folder).load(), task.run, before=task.round + 1) if folder.is_dir() else None
 
 
-def overlaid(model: nn.Module, local: ArrayRecord | None) -> nn.Module:
+def overlaid(model: nn.Module, local: ArrayRecord) -> nn.Module:
     """The model with a site's own layers in place of the global ones."""
-    if local:
-        model.load_state_dict(local.to_torch_state_dict(), strict=False)
+    model.load_state_dict(local.to_torch_state_dict(), strict=False)
     return model
+
+
+def by_domain(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Join the counts of the sites of a domain, whose test images are parts of the domain's."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for site in sorted(scores):
+        groups.setdefault(domain_of(site), []).append(scores[site])
+    return {domain: _joined(parts) for domain, parts in groups.items()}
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if len(parts) == 1:
+        return dict(parts[0])
+    sizes = [np.cumsum(part["class_examples"])[:-1] for part in parts]
+    bits = [np.split(right_images(part), ends) for part, ends in zip(parts, sizes, strict=True)]
+    by_class = np.concatenate([chunk for chunks in zip(*bits, strict=True) for chunk in chunks])
+    return {
+        **{key: sum(part[key] for part in parts) for key in ("correct", "examples")},
+        **{key: np.sum([part[key] for part in parts], axis=0).tolist() for key in ("class_correct", "class_examples")},
+        "right": _packed(by_class),
+    }
+
+
+def _packed(right: NDArray[np.bool_]) -> str:
+    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
+
+
+METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy}
+
+
+def own_layers(folder: Path, task: TaskConfig) -> ArrayRecord | None:
+    """What a simulated site keeps to itself, as of the task's round; None if that is nothing."""
+    return recall(LocalStates(folder).load(), task.run, before=task.round + 1) if folder.is_dir() else None

@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
+from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, VARIANTS, Protocol
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
 
 SEED = 101
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
-CLIPPINGS = (None, 0.16)
 
 
 def grid(protocol: str, variant: str, batch: int) -> list[Spec]:
     """The tuning runs of one row of a table: one grid for all methods at a batch size."""
     rounds = PROTOCOLS[protocol].tuning_rounds(batch)
     rates = SMALL_BATCH_RATES if batch <= SMALL_BATCH else RATES
-    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for lr in rates for clipping in CLIPPINGS]
+    clippings = VARIANTS[variant].clippings
+    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for lr in rates for clipping in clippings]
 
 
 def rows(protocol: str) -> Iterator[tuple[str, int]]:
@@ -37,9 +37,9 @@ def rows(protocol: str) -> Iterator[tuple[str, int]]:
 
 
 def mean_score(result: dict[str, Any], plan: Protocol, number: str, part: str) -> float:
-    """Mean over domains of the protocol's metric on one part of the images after one round, 0 to 1."""
+    """Mean over sites of the protocol's metric on one part of the images after one round, 0 to 1."""
     metric = METRICS[plan.metric]
-    return statistics.mean(metric(site[part]) for site in result["scores"][number].values())
+    return statistics.mean(metric(site[part]) for site in result["scores"][number].values() if part in site)
 
 
 def chosen(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> tuple[float, float | None] | None:

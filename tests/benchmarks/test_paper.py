@@ -38,8 +38,11 @@ def unseen(folder):
 
 
 @pytest.mark.data
-def test_a_short_run_is_kept_and_its_checkpoint_scores_images_nobody_trained_on(tmp_path, image_sets):
-    row = ["--protocol", "magnetic_tile", "--variant", "fedwon", "--batch", "8"]
+@pytest.mark.parametrize(
+    ("variant", "means"), [("fedwon", "the global model"), ("fedbn", "the global model with its own layers")]
+)
+def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, image_sets, variant, means):
+    row = ["--protocol", "magnetic_tile", "--variant", variant, "--batch", "8"]
     paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--clipping", "0.16", "--rounds", "1")
     (kept,) = (tmp_path / "results").rglob("*.json")
     result = json.loads(kept.read_text(encoding="utf-8"))
@@ -63,6 +66,7 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_images_nobody_trained_on(
         "exp5": 180,
         "exp6": 180,
     }
+    assert {score["served_by"] for score in domains.values()} == {means}
 
 
 @pytest.mark.data
