@@ -5,7 +5,8 @@
     FedwonError
     ├── ConfigError          10  a configuration that cannot be read or is not valid
     │   ├── ConfigMissing    11  the file is not there
-    │   └── FolderTaken      12  a folder that should be new holds something already
+    │   ├── FolderTaken      12  a folder that should be new holds something already
+    │   └── NotConvertible   13  a network with normalization that nothing can take the place of
     ├── DataError            20  images that cannot be used
     │   ├── DataMissing      21  the folder or file is not there
     │   ├── EmptyClass       22  a class without a readable image
@@ -86,6 +87,13 @@ class FolderTaken(ConfigError):
 
     code, slug = 12, "folder-taken"
     default_hint = "Name another folder; nothing in this one was touched."
+
+
+class NotConvertible(ConfigError):
+    """A network with normalization that nothing can take the place of."""
+
+    code, slug = 13, "not-convertible"
+    default_hint = "`fedwon-server convert --explain` says it of every layer; docs/convert.md, what can be converted."
 
 
 class DataError(FedwonError):

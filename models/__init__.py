@@ -19,12 +19,24 @@ from fedwon.models.blocks import (
     UnknownNormalizationError,
     make_style,
 )
+from fedwon.models.channel_affine import ChannelAffine
 from fedwon.models.clipping import AdaptiveGradientClipping, final_layer, unitwise_norm
+from fedwon.models.convert import (
+    ConversionError,
+    NeedsExamplesError,
+    NotConvertibleError,
+    OtherFunctionError,
+    convert,
+    detect,
+    largest_difference,
+)
 from fedwon.models.digit_cnn import DigitCNN
 from fedwon.models.efficientnet import EfficientNetB0
+from fedwon.models.findings import Finding, explain
 from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
 from fedwon.models.mobilenet import MobileNetV2
+from fedwon.models.offset_conv import OffsetWSConv2d
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.resnet import ResNet18
 from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
@@ -38,13 +50,20 @@ __all__ = [
     "Ablation",
     "AdaptiveGradientClipping",
     "AlexNet",
+    "ChannelAffine",
     "ConvBlock",
+    "ConversionError",
     "DigitCNN",
     "EfficientNetB0",
+    "Finding",
     "LinearBlock",
     "MobileNetV2",
     "ModelConfig",
+    "NeedsExamplesError",
     "Normalization",
+    "NotConvertibleError",
+    "OffsetWSConv2d",
+    "OtherFunctionError",
     "ResNet18",
     "ScaledActivation",
     "StatisticUse",
@@ -55,11 +74,15 @@ __all__ = [
     "WSLinear",
     "available_models",
     "build_model",
+    "convert",
+    "detect",
+    "explain",
     "final_layer",
     "fold",
     "freeze_statistics",
     "functional_statistics",
     "is_normalization_free",
+    "largest_difference",
     "local_names",
     "make_style",
     "normalization_layers",

@@ -49,18 +49,26 @@ class Finding:
         return f"{line} {self.way_out}".rstrip()
 
 
-def explain(findings: Iterable[Finding]) -> str:
-    """Findings in plain words: how many of what, then a line for each.
+def summary(findings: Iterable[Finding]) -> str:
+    """How many there are of what, a line for each kind.
 
     Args:
         findings: As :func:`~fedwon.models.convert.detect` gives them.
     """
     found = list(findings)
-    if not found:
-        return "There is no normalization in this network."
     sums = [(sum(finding.form in forms for finding in found), words) for forms, words in _SUMS]
-    # A period at the end of each count, for some of the words have commas.
-    return "\n".join([*(f"{count} {words}." for count, words in sums if count), *map(str, found)])
+    lines = [f"{count} {words}." for count, words in sums if count]
+    return "\n".join(lines) or "There is no normalization in this network."
+
+
+def explain(findings: Iterable[Finding]) -> str:
+    """Findings in plain words: the summary, then a line for each.
+
+    Args:
+        findings: As :func:`~fedwon.models.convert.detect` gives them.
+    """
+    found = list(findings)
+    return "\n".join([summary(found), *map(str, found)])
 
 
 _SUMS: tuple[tuple[tuple[Form, ...], str], ...] = (

@@ -234,6 +234,33 @@ def demo(
     run_demo(data or "digits", folder, config)
 
 
+@app.command()
+def convert(
+    architecture: Annotated[str, typer.Option(help="The network, such as torchvision:resnet18.")],
+    weights: Annotated[Path | None, typer.Option(help="Its pretrained weights, a safetensors file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Outputs, if other than the file's: then the final layer is new.", min=1)
+    ] = None,
+    only_explain: Annotated[bool, typer.Option("--explain", help="Only say what would become of each layer.")] = False,
+) -> None:
+    """Make a network without normalization of a pretrained one; it computes the same."""
+    from fedwon.models.findings import explain, summary
+    from fedwon.server.converting import convert_file, explain_architecture
+
+    if only_explain:
+        typer.echo(explain(explain_architecture(architecture)))
+        return
+    if weights is None or out is None:
+        raise typer.BadParameter("needed, unless with --explain", param_hint="--weights and --out")
+    done = convert_file(architecture, weights, out, classes)
+    typer.echo(summary(done.findings))
+    if done.new:
+        typer.echo(f"Drawn anew, for the file has another number of classes: {', '.join(done.new)}.")
+    typer.echo(f"Largest difference on random images: {done.difference:.1e} of the largest output.")
+    typer.echo(f"wrote {done.blob.path}")
+
+
 def run() -> None:
     """Entry point of the command."""
     run_command(app)

@@ -9,7 +9,14 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.convert import build, with_statistics
-from fedwon.models import fold, functional_statistics, is_normalization_free, normalization_layers
+from fedwon.models import (
+    available_models,
+    build_model,
+    fold,
+    functional_statistics,
+    is_normalization_free,
+    normalization_layers,
+)
 from fedwon.models.clipping import AdaptiveGradientClipping
 from fedwon.models.convert import (
     TOLERANCE,
@@ -93,6 +100,15 @@ def test_it_trains_on_one_image_and_does_not_see_the_others(pair):
     with torch.no_grad():
         mine, others = images(1), images(3, seed=1)
         assert torch.equal(model(torch.cat([mine, others]))[0], model(torch.cat([mine, 100 * others]))[0])
+
+
+@pytest.mark.parametrize("name", available_models())
+def test_our_own_baselines_convert_too(name):
+    model = with_statistics(build_model(name, normalization="batch", width=0.25, image_size=SIZE), images(8))
+    converted = convert(model, example=images())
+    assert largest_difference(model, converted, images()) < TOLERANCE
+    assert not any(finding.form == "affine" for finding in detect(model))
+    assert normalization_layers(converted) == []
 
 
 def test_the_original_is_left_alone():

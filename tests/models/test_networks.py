@@ -208,6 +208,8 @@ def test_what_the_package_offers():
         *("ModelConfig", "UnknownModelError", "available_models", "build_model", "register"),
         *("AlexNet", "DigitCNN", "EfficientNetB0", "MobileNetV2", "ResNet18", "fold"),
         *("freeze_statistics", "local_names", "standardize_weights"),
+        *("ChannelAffine", "Finding", "OffsetWSConv2d", "convert", "detect", "explain", "largest_difference"),
+        *("ConversionError", "NeedsExamplesError", "NotConvertibleError", "OtherFunctionError"),
         *("StatisticUse", "functional_statistics", "is_normalization_free", "normalization_layers"),
     }
     for name in fedwon.models.__all__:
