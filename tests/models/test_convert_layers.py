@@ -361,6 +361,23 @@ def test_layers_without_constants_can_be_measured(norm):
         assert largest_difference(model, converted, x) < 1e-5
 
 
+def test_rounding_that_a_network_amplifies_is_no_other_function():
+    class Cancels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            return torch.sin(1e5 * y)
+
+    model = randomize(Cancels())
+    x = torch.randn(2, 3, 9, 9)
+    assert largest_difference(model, convert(model, example=x), x) > 1e-4
+    half = copy.deepcopy(model).bfloat16()
+    assert all(value.dtype == torch.bfloat16 for value in convert(half, example=x.bfloat16()).parameters())
+
+
 def test_what_is_kept_is_named():
     model = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)))
     converted = convert(model, keep=["2"])
