@@ -1,35 +1,40 @@
 """How a set of domains becomes sites: one domain a site, many sites a domain, skewed labels, a domain left out.
 
-Partitions are drawn with the run's seed and kept as small `.npz` files below the cache folder, so that a site of a
-benchmark reads its images as any other site does. A domain's test images are dealt out to its sites as well: each site
-is scored, with its own layers if it has such, on its part, and the parts add up to the domain's test set.
+Partitions are drawn with the run's seed and kept below the cache folder (`dealing`). A domain's test images are dealt
+out to its sites as well: each site is scored, with its own layers if it has such, on its part, and the parts add up to
+the domain's test set, which no site has trained on and which is dealt out alike whatever the training labels are.
 
 Sources: many sites a domain as in FedStein's account of the cross-device protocol (7,438 images a domain over 20
 sites); label skew by Dirichlet draws as in Hsu et al., "Measuring the effects of non-identical data distribution",
-2019 (arXiv 1909.06335).
+2019 (arXiv 1909.06335). Why not flwr-datasets: docs/decisions/0011-partitioners.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.paper.dealing import SEPARATOR, Rows, domain_of, kept_sites
 from fedwon.client.config import DataConfig
-from fedwon.client.domains import discover
 
-SEPARATOR = "--"
-"""Between a domain and the number of one of its sites, in the site's name."""
+__all__ = [
+    "SEPARATOR",
+    "DomainASite",
+    "LabelSkew",
+    "Partition",
+    "SitesADomain",
+    "dirichlet_parts",
+    "domain_of",
+    "even_parts",
+]
+
 FEWEST = 10
 _DRAWS = 1000
-
-Rows = NDArray[np.int64]
 
 
 class Partition(Protocol):
@@ -46,11 +51,6 @@ class Partition(Protocol):
 
     def unseen(self, domains: Mapping[str, DataConfig]) -> dict[str, DataConfig]:
         """Domains that no site has, and that the model is scored on."""
-
-
-def domain_of(site: str) -> str:
-    """The domain that a site's images come from."""
-    return site.split(SEPARATOR, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,30 @@ class DomainASite:
 
 @dataclass(frozen=True)
 class SitesADomain:
-    """The images of each domain, which must be `.npz` files, are dealt out to so many sites, alike but for one image.
+    """The images of each domain are dealt out to so many sites at random, whatever their class.
+
+    Sites of a domain differ by at most one image.
 
     Attributes:
         count: sites a domain.
+        most: training images of a domain that are dealt out, drawn from all; None: all.
     """
 
     count: int
+    most: int | None = None
 
     def sites(self, domains: Mapping[str, DataConfig], seed: int, cache: Path) -> dict[str, DataConfig]:
         """As `Partition`."""
         rng = np.random.default_rng(seed)
 
+        def some(labels: NDArray[Any]) -> list[Rows]:
+            return even_parts(len(labels), self.count, rng, self.most)
+
         def parts(labels: NDArray[Any]) -> list[Rows]:
             return even_parts(len(labels), self.count, rng)
 
-        return _kept(cache / f"{'-'.join(domains)}-{self.count}-seed{seed}", domains, parts, parts)
+        most = f"-most{self.most}" if self.most else ""
+        return kept_sites(cache, f"{'-'.join(domains)}-{self.count}{most}-seed{seed}", domains, some, parts)
 
     def unseen(self, domains: Mapping[str, DataConfig]) -> dict[str, DataConfig]:
         """As `Partition`."""
@@ -100,7 +108,9 @@ class SitesADomain:
 
 @dataclass(frozen=True)
 class LabelSkew:
-    """The images of each domain, which must be `.npz` files, are dealt out class by class in unequal shares.
+    """The images of each domain are dealt out class by class in unequal shares; a single domain is the pooled set.
+
+    The test images are dealt out alike (IID): they stand for the pooled test set, not for what a site trains on.
 
     Attributes:
         count: sites a domain.
@@ -118,10 +128,10 @@ class LabelSkew:
             return even_parts(len(labels), self.count, rng)
 
         def skewed(labels: NDArray[Any]) -> list[Rows]:
-            return dirichlet_parts(labels, self.count, self.alpha or 0, rng)
+            return dirichlet_parts(labels, self.count, self.alpha or 0.0, rng)
 
         name = f"{'-'.join(domains)}-{self.count}-alpha{self.alpha}-seed{seed}"
-        return _kept(cache / name, domains, skewed if self.alpha else alike, alike)
+        return kept_sites(cache, name, domains, alike if self.alpha is None else skewed, alike)
 
     def unseen(self, domains: Mapping[str, DataConfig]) -> dict[str, DataConfig]:
         """As `Partition`."""
@@ -129,9 +139,9 @@ class LabelSkew:
         return {}
 
 
-def even_parts(count: int, parts: int, rng: np.random.Generator) -> list[Rows]:
-    """Deal out rows 0 to count - 1 at random; the parts differ by at most one row, and each is sorted."""
-    return [np.sort(part) for part in np.array_split(rng.permutation(count), parts)]
+def even_parts(count: int, parts: int, rng: np.random.Generator, most: int | None = None) -> list[Rows]:
+    """Deal out rows 0 to count - 1 at random, or `most` of them; parts differ by at most one row, and are sorted."""
+    return [np.sort(part) for part in np.array_split(rng.permutation(count)[:most], parts)]
 
 
 def dirichlet_parts(
@@ -149,8 +159,10 @@ def dirichlet_parts(
         fewest: rows that each part must have.
 
     Raises:
-        ValueError: there are too few rows, or no draw gave each part enough.
+        ValueError: alpha is not positive, there are too few rows, or no draw gave each part enough.
     """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, found {alpha}")
     for _ in range(_DRAWS if len(labels) >= parts * fewest else 0):
         dealt: list[list[Rows]] = [[] for _ in range(parts)]
         for label in np.unique(labels):
@@ -162,29 +174,3 @@ def dirichlet_parts(
         if min(map(len, found)) >= fewest:
             return found
     raise ValueError(f"{len(labels)} rows cannot be dealt out to {parts} parts of {fewest} or more at alpha {alpha}")
-
-
-def _kept(folder: Path, domains: Mapping[str, DataConfig], train: Any, test: Any) -> dict[str, DataConfig]:
-    """The sites of a partition, from its folder; made first if it is not there."""
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
-            unfinished = Path(scratch) / folder.name
-            unfinished.mkdir()
-            for domain, data in domains.items():
-                if data.test is None:
-                    raise ValueError(f"{domain} has no test images of its own, and only `.npz` pairs can be dealt out")
-                for path, part, deal in ((data.path, "train", train), (data.test, "test", test)):
-                    _deal(unfinished, domain, Path(path), part, deal)
-            with suppress(OSError):  # another process was faster, with the same draws
-                unfinished.rename(folder)
-    return discover(folder)
-
-
-def _deal(folder: Path, domain: str, path: Path, part: str, deal: Any) -> None:
-    with np.load(path, allow_pickle=False) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-    rows: Sequence[Rows] = deal(labels)
-    for number, chosen in enumerate(rows):
-        name = f"{domain}{SEPARATOR}{number:02d}_{part}.npz"
-        np.savez(folder / name, images=images[chosen], labels=labels[chosen])
