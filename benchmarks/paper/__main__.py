@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.paper run|tune|try|report|evaluate --help`."""
+"""The command: `python -m benchmarks.paper run|tune|try|report|evaluate|fetch --help`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.paper.downloads import DOWNLOADS, HOME, fetch_sets, listing
 from benchmarks.paper.evaluating import evaluate_stored
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import write_page
 from benchmarks.paper.running import RESULTS, Spec, run
 from benchmarks.paper.sets import CACHE, ROOT
+from benchmarks.paper.sources import SOURCES
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import grid, rows, specs
 from fedwon.common import logs
@@ -45,6 +47,11 @@ def _arguments() -> argparse.Namespace:
     evaluate = commands.add_parser("evaluate", help="score stored checkpoints on a folder of domains")
     evaluate.add_argument("--data", required=True, help="a folder of domains, in any form that fedwon reads")
     evaluate.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
+    fetch = commands.add_parser("fetch", help="download image sets, or say how they are to be had")
+    fetch.add_argument("--set", choices=sorted(SOURCES), action="append", help="which; default: none, only a list")
+    fetch.add_argument("--list", action="store_true", help="say what there is, and download nothing")
+    fetch.add_argument("--to", type=Path, default=HOME, help="folder of all sets, as FEDWON_DATA is to name it")
+    fetch.add_argument("--downloads", type=Path, default=DOWNLOADS, help="folder of the files as downloaded")
     return parser.parse_args()
 
 
@@ -68,6 +75,11 @@ def main() -> None:
     arguments = _arguments()
     logs.setup("text", "error")
     torch.set_num_threads(1)
+    if arguments.command == "fetch":
+        if arguments.list or not arguments.set:
+            print(listing(arguments.to))
+            return
+        sys.exit(fetch_sets(arguments.set, arguments.to, arguments.downloads))
     if arguments.command == "report":
         write_page(DOCS, arguments.results)
         return
