@@ -30,7 +30,7 @@ from fedwon.common.errors import BrokenFile, DataError, DataMissing, FedwonError
 COMMAND = "python -m benchmarks.paper fetch"
 
 HOME, DOWNLOADS = CACHE / "data", CACHE / "downloads"
-"""Where sets and the files as downloaded go unless told otherwise. Not to `FEDWON_DATA`: that may hold somebody's own."""
+"""Where sets and the files as downloaded go unless told otherwise: not to `FEDWON_DATA`, which somebody may share."""
 
 LayOut = Callable[[Path, Path], None]
 """Takes the folder of the downloads and the folder to write to."""
@@ -77,7 +77,7 @@ def fetch(name: str, home: Path, downloads: Path) -> str:
             f"{home} has {there[0]} but not all of {', '.join(source.makes)}.",
             hint="Delete it, or name another folder with --to: two sources' parts may share images.",
         )
-    _check_downloads(name, source, folder)
+    _check_downloads(source, folder)
     with _clear_errors(source, folder, home), TemporaryDirectory(dir=home, prefix=".fetch-") as stage:
         LAYOUTS[name](folder, Path(stage))
         found = _check_result(name, source, Path(stage))
@@ -87,7 +87,7 @@ def fetch(name: str, home: Path, downloads: Path) -> str:
     return f"{name}: {found} in {home}"
 
 
-def _check_downloads(name: str, source: Source, folder: Path) -> None:
+def _check_downloads(source: Source, folder: Path) -> None:
     """Check the files that are there, and that all are if nobody else downloads them."""
     missing = [file for file in source.files if not (folder / file.name).is_file()]
     if missing and not source.automatic:
