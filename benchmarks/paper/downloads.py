@@ -2,8 +2,8 @@
 
 Nothing is downloaded unless a set is named. What torchvision can download is downloaded by it; the other sets
 are downloaded by a person, who has read their licence, with the instructions that are printed. Either way the files are
-checked against the digests that are known, unpacked beside their destination and then moved there, so that a set
-is there whole or not at all. docs/data-sets.md says what could be tried and what not.
+checked against the digests that are known, unpacked beside their destination and moved there when all of it is done.
+docs/data-sets.md says what could be tried and what not.
 """
 
 from __future__ import annotations
