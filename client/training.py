@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # torch's own name for it
 
+from fedwon.client.augmentation import augmentation
 from fedwon.client.images import Batch, ImageSet
 from fedwon.client.progress import raise_if_cancelled, report
 from fedwon.common.errors import TaskFailed
@@ -209,6 +210,7 @@ class _Stepper:
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
         )
+        self.augment = augmentation(training.augmentation)
         self.mu = training.proximal_mu or 0.0
         self.anchor = [parameter.detach().clone() for parameter in self.parameters] if self.mu else []
         self.clipping = AdaptiveGradientClipping(model, training.clipping) if training.clipping else None
@@ -218,7 +220,8 @@ class _Stepper:
     def step(self, batch: Batch) -> float:
         """Take one step and return the loss before it; none is taken if that is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = F.cross_entropy(self.model(batch.inputs.to(self.device)), batch.labels.to(self.device))
+        inputs = self.augment(batch.inputs).to(self.device)
+        loss: Tensor = F.cross_entropy(self.model(inputs), batch.labels.to(self.device))
         value = loss.item()
         if math.isfinite(value):
             loss.backward()  # type: ignore[no-untyped-call]

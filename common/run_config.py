@@ -6,6 +6,7 @@ A `RunConfig` is the operator's file (`run:` in server.yaml, or the whole file o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -75,6 +76,20 @@ class ImageConfig(Settings):
         return self
 
 
+class AugmentationConfig(Settings):
+    """What may happen to a training image each time it is used, the same at every site.
+
+    Off by default: whether a mirrored part is still a good part, only the factory knows.
+    """
+
+    flip_horizontal: bool = False
+    """Mirror left and right, every second time."""
+    flip_vertical: bool = False
+    """Mirror top and bottom, every second time."""
+    turn_degrees: float = Field(default=0.0, ge=0, le=180)
+    """Turn by up to so many degrees either way. Corners that come in get the mean (0 after normalization)."""
+
+
 class TrainingConfig(Settings):
     """Local training at a site: plain SGD."""
 
@@ -85,7 +100,11 @@ class TrainingConfig(Settings):
     batch_size: int = Field(default=8, ge=1, le=4096)
     """Images a step. A site may set its own in client.yaml. The last, smaller batch is trained on as well."""
     lr: float = Field(default=0.01, gt=0)
-    """Learning rate."""
+    """Learning rate, the highest where it changes over the rounds."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes over the rounds: stays, or falls along half a cosine to nearly 0 in the last one."""
+    warmup_rounds: int = Field(default=0, ge=0)
+    """Rounds at the start in which the learning rate rises in equal steps to its full value."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """SGD momentum; its buffers start empty each round."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -94,9 +113,25 @@ class TrainingConfig(Settings):
     """Adaptive gradient clipping: lambda of FedWon (0.01 to 1.28 by batch size). Empty: off."""
     proximal_mu: float | None = Field(default=None, ge=0)
     """Strength of FedProx's proximal term; empty takes the method's own."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes of training images."""
     weights_sent: Literal["raw", "standardized"] = "raw"
     """What sites send of weight-standardized convolutions: the weights they trained, or these standardized, which
     compute the same but start each round with filters of norm 1. An ablation of `fedwon`."""
+
+    def in_round(self, number: int, rounds: int) -> Self:
+        """What holds in one round: the learning rate as the schedule says, and no schedule any more.
+
+        Args:
+            number: of the round, from 1; 0, an evaluation before any, is told what the first one is.
+            rounds: of the run.
+        """
+        done = min(max(number, 1), rounds) - 1
+        share = min(1.0, (done + 1) / (self.warmup_rounds + 1))
+        if self.schedule == "cosine" and done > self.warmup_rounds:
+            falling = rounds - self.warmup_rounds
+            share = (1 + math.cos(math.pi * (done - self.warmup_rounds) / falling)) / 2
+        return self.model_copy(update={"lr": self.lr * share, "schedule": "constant", "warmup_rounds": 0})
 
 
 class ParticipationConfig(Settings):
@@ -205,6 +240,11 @@ _LATER: Mapping[str, object] = MappingProxyType(
     {
         "keeps": "nothing",
         "frozen_statistics": False,
+        "training.schedule": "constant",
+        "training.warmup_rounds": 0,
+        "training.augmentation.flip_horizontal": False,
+        "training.augmentation.flip_vertical": False,
+        "training.augmentation.turn_degrees": 0.0,
         "training.weights_sent": "raw",
         "model.ablation.standardized": True,
         "model.ablation.gain": True,
@@ -243,7 +283,7 @@ class TaskConfig(Settings):
     @classmethod
     def of(cls, config: RunConfig, *, run: str, server_round: int, classes: tuple[str, ...]) -> TaskConfig:
         """Make the task configuration of one round of a run."""
-        training = config.training
+        training = config.training.in_round(server_round, config.rounds)
         if training.proximal_mu is None:
             training = training.model_copy(update={"proximal_mu": config.rules.proximal_mu})
         return cls(

@@ -225,11 +225,12 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             settings={
                 "model": {"name": "alexnet", "width": 0.5},
                 "images": {"size": 128, "max_train": 62, "mean": [0.0], "std": [1.0]},
+                "training": {"augmentation": {"flip_horizontal": True, "turn_degrees": 30.0}},
             },
             rows={**_rows(32, *_FOUR, "fedwon_paper"), "fedwon": (1, 2, 32), "fedbn": (2, 32)},
             test_every=5,
             selection="best",
-            cut="alexnet at half width, 128 px in place of 256, 100 rounds in place of 300, no flips and turns",
+            cut="alexnet at half width, 128 px in place of 256, 100 rounds in place of 300",
         ),
         "pacs": Protocol(
             "pacs",

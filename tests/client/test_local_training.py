@@ -281,3 +281,11 @@ def test_evaluation_leaves_the_model_as_it_was() -> None:
 
 def test_nothing_to_evaluate_on_is_zero() -> None:
     assert evaluate(network(), images_of(0)) == module.Evaluation(0.0, 0, 0, (0, 0, 0), (0, 0, 0))
+
+
+def test_training_images_are_augmented_as_the_seed_says() -> None:
+    images, settings = images_of(12), {"augmentation": {"flip_horizontal": True, "turn_degrees": 90.0}, "lr": 0.1}
+    plain = run(images, lr=0.1)[0]
+    changed, again = run(images, **settings)[0], run(images, **settings)[0]
+    assert torch.equal(weights(changed), weights(again))
+    assert not torch.equal(weights(changed), weights(plain))

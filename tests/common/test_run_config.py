@@ -48,6 +48,11 @@ training_settings = st.fixed_dictionaries(
         "weight_decay": st.floats(0, 1),
         "clipping": optional(positive),
         "proximal_mu": optional(st.floats(0, 10)),
+        "schedule": st.sampled_from(["constant", "cosine"]),
+        "warmup_rounds": st.integers(0, 30),
+        "augmentation": st.fixed_dictionaries(
+            {}, optional={"flip_horizontal": st.booleans(), "turn_degrees": st.floats(0, 180)}
+        ),
     },
 )
 participation_settings = st.fixed_dictionaries(
@@ -111,15 +116,32 @@ def test_a_task_says_all_that_a_site_needs(run):
     assert (task.normalization, task.minimum_batch) == (rules.normalization, rules.minimum_batch)
     wanted = rules.proximal_mu if run.training.proximal_mu is None else run.training.proximal_mu
     assert task.training.proximal_mu == wanted
-    assert task.training.model_copy(update={"proximal_mu": None}) == run.training.model_copy(
-        update={"proximal_mu": None}
+    resolved = {"proximal_mu": None, "lr": 1.0, "schedule": "constant", "warmup_rounds": 0}
+    assert task.training.model_copy(update=resolved) == run.training.model_copy(update=resolved)
+    assert 0 < task.training.lr <= run.training.lr
+
+
+def rates(rounds: int, **training: object) -> list[float]:
+    run = parse(RunConfig, {"rounds": rounds, "training": {"lr": 0.8, **training}}, "x")
+    tasks = [TaskConfig.of(run, run="r", server_round=number, classes=("a", "b")) for number in range(rounds + 2)]
+    assert all("training.schedule" not in task.flat() for task in tasks)  # the site needs the rate alone
+    return [task.training.lr for task in tasks]
+
+
+def test_the_learning_rate_over_the_rounds():
+    assert rates(3) == [0.8] * 5
+    assert rates(4, warmup_rounds=3) == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.8, 0.8])
+    assert rates(4, schedule="cosine") == pytest.approx([0.8, 0.8, 0.682843, 0.4, 0.117157, 0.117157], abs=1e-6)
+    assert rates(5, schedule="cosine", warmup_rounds=1) == pytest.approx(
+        [0.4, 0.4, 0.8, 0.682843, 0.4, 0.117157, 0.117157], abs=1e-6
     )
+    assert rates(2, schedule="cosine", warmup_rounds=9) == pytest.approx([0.08, 0.08, 0.16, 0.16])
 
 
 def test_a_task_says_nothing_that_older_sites_do_not_know_unless_it_is_asked_for():
     flat = TaskConfig.of(RunConfig(), run="r", server_round=1, classes=("a", "b")).flat()
-    later = {"keeps", "frozen_statistics", "training.weights_sent"}
-    assert not [key for key in flat if key in later or "ablation" in key]
+    later = {"keeps", "frozen_statistics", "training.weights_sent", "training.schedule", "training.warmup_rounds"}
+    assert not [key for key in flat if key in later or "ablation" in key or "augmentation" in key]
     asked = parse(
         RunConfig,
         {"training": {"weights_sent": "standardized"}, "model": {"ablation": {"gain": False, "linear": "dropout"}}},
