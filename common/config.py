@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +25,10 @@ class Settings(BaseModel):
     """Base of every part of a configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def located(self, folder: Path) -> Self:  # noqa: ARG002 - those with paths need it
+        """Return the same settings with the files that they name found from a folder; here they name none."""
+        return self
 
 
 S = TypeVar("S", bound=Settings)
@@ -77,12 +81,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load(kind: type[S], path: Path) -> S:
-    """Read a configuration file into `kind`.
+    """Read a configuration file into `kind`; files that it names are found from its own folder.
 
     Raises:
         ConfigError: see `read_yaml` and `parse`.
     """
-    return parse(kind, read_yaml(path), str(path))
+    return parse(kind, read_yaml(path), str(path)).located(path.resolve().parent)
 
 
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:

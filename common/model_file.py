@@ -13,11 +13,11 @@ from torch import nn
 
 from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.config import parse
-from fedwon.common.errors import BrokenFile
+from fedwon.common.errors import BrokenFile, ConfigError, NotConvertible
 from fedwon.common.network_state import load_into
 from fedwon.common.run_config import TaskConfig
 from fedwon.common.version import VERSION
-from fedwon.models import Ablation, build_model
+from fedwon.models import Ablation, ConversionError, build_model
 
 MANIFEST = "fedwon"
 
@@ -49,19 +49,31 @@ def read_model(path: Path) -> tuple[TaskConfig, StoredRecord]:
 
 
 def network(task: TaskConfig) -> nn.Module:
-    """Build the network of a task, with weights drawn from the task's seed; the process's generator is left alone."""
+    """Build the network of a task, with weights drawn from the task's seed; the process's generator is left alone.
+
+    Raises:
+        ConfigError: there is no such network, or not with these settings.
+        NotConvertible: it is torchvision's, and has normalization that has no exact counterpart.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
-        return build_model(
-            task.model.name,
-            normalization=task.normalization,
-            num_classes=len(task.classes),
-            width=task.model.width,
-            in_channels=task.images.channels,
-            image_size=task.images.size,
-            relu_constant=task.model.relu_constant,
-            ablation=Ablation(**task.model.ablation.model_dump()),
-        )
+        try:
+            return build_model(
+                task.model.name,
+                normalization=task.normalization,
+                num_classes=len(task.classes),
+                width=task.model.width,
+                in_channels=task.images.channels,
+                image_size=task.images.size,
+                relu_constant=task.model.relu_constant,
+                ablation=Ablation(**task.model.ablation.model_dump()),
+            )
+        except ConversionError as error:
+            raise NotConvertible(
+                f"`model.name: {task.model.name}` has normalization that cannot be taken out."
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"`model.name: {task.model.name}`: {error}.") from error
 
 
 def trained_network(task: TaskConfig, record: StoredRecord) -> nn.Module:

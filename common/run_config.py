@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
@@ -37,7 +38,8 @@ class ModelConfig(Settings):
     """The network."""
 
     name: str = "digit_cnn"
-    """Which network; `fedwon.models.available_models()` lists them."""
+    """Which network: `digit_cnn`, `alexnet`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, or one of torchvision's,
+    such as `torchvision:resnet50`; with method `fedwon` the latter needs `pretrained` (docs/convert.md)."""
     width: float = Field(default=1.0, gt=0, le=4)
     """Multiplier of the number of channels; 0.25 makes `digit_cnn` fit the smallest edge boxes."""
     relu_constant: bool = False
@@ -175,6 +177,9 @@ class RunConfig(Settings):
     """Class names in the order of the network's outputs; empty: the union of what the first sites have, sorted."""
     model: ModelConfig = ModelConfig()
     """The network."""
+    pretrained: str | None = None
+    """A model file to start from, found from the folder of this file: one that `fedwon-server convert` or an earlier
+    run wrote, of the same network and classes. Empty: random weights, drawn with the seed."""
     images: ImageConfig = ImageConfig()
     """Image preparation and class agreement."""
     training: TrainingConfig = TrainingConfig()
@@ -229,6 +234,12 @@ class RunConfig(Settings):
                     f"leave it out, or use method `fedwon`"
                 )
         return self
+
+    def located(self, folder: Path) -> Self:
+        """Return the same run with its model file found from a folder."""
+        if self.pretrained is None:
+            return self
+        return self.model_copy(update={"pretrained": str(folder / self.pretrained)})
 
     @property
     def rules(self) -> Method:

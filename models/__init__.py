@@ -40,6 +40,7 @@ from fedwon.models.offset_conv import OffsetWSConv2d
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.resnet import ResNet18
 from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
+from fedwon.models.torchvision_networks import PREFIX as TORCHVISION
 from fedwon.models.ws_conv import WSConv2d
 from fedwon.models.ws_linear import WSLinear
 
@@ -47,6 +48,7 @@ __all__ = [
     "GAMMAS",
     "NORMALIZATIONS",
     "RELU_GAMMA",
+    "TORCHVISION",
     "Ablation",
     "AdaptiveGradientClipping",
     "AlexNet",

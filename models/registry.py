@@ -68,7 +68,11 @@ class ModelConfig:
 Builder = Callable[[ModelConfig], nn.Module]
 BuilderT = TypeVar("BuilderT", bound=Builder)
 
+FamilyBuilder = Callable[[str, ModelConfig], nn.Module]
+FamilyT = TypeVar("FamilyT", bound=FamilyBuilder)
+
 _BUILDERS: dict[str, Builder] = {}
+_FAMILIES: dict[str, FamilyBuilder] = {}
 
 
 def register(name: str) -> Callable[[BuilderT], BuilderT]:
@@ -90,8 +94,21 @@ def register(name: str) -> Callable[[BuilderT], BuilderT]:
     return _add
 
 
+def register_family(prefix: str) -> Callable[[FamilyT], FamilyT]:
+    """Decorator that makes all networks known whose names begin with ``prefix``.
+
+    What it decorates takes the whole name and a :class:`ModelConfig`.
+    """
+
+    def _add(builder: FamilyT) -> FamilyT:
+        _FAMILIES[prefix] = builder
+        return builder
+
+    return _add
+
+
 def available_models() -> tuple[str, ...]:
-    """Names that :func:`build_model` knows, in alphabetical order."""
+    """Names that :func:`build_model` knows, in alphabetical order; those of families are not listed."""
     return tuple(sorted(_BUILDERS))
 
 
@@ -111,7 +128,7 @@ def build_model(
     The initial weights come from torch's global random generator as it stands: seed or fork it for repeatable ones.
 
     Args:
-        name: One of :func:`available_models`.
+        name: One of :func:`available_models`, or one of a family: ``torchvision:resnet18``.
         normalization: ``none`` (FedWon), ``batch``, ``group`` or ``layer``.
         num_classes: Outputs of the classifier; > 0.
         width: Factor on the number of channels and hidden features; > 0.
@@ -129,8 +146,10 @@ def build_model(
         UnknownNormalizationError: no normalization has that name.
         ValueError: a setting is out of its range.
     """
-    if name not in _BUILDERS:
-        raise UnknownModelError(f"unknown model {name!r}; choose one of: {', '.join(available_models())}")
+    family = next((family for prefix, family in _FAMILIES.items() if name.startswith(prefix)), None)
+    if family is None and name not in _BUILDERS:
+        choice = ", ".join([*available_models(), *(f"{prefix}..." for prefix in _FAMILIES)])
+        raise UnknownModelError(f"unknown model {name!r}; choose one of: {choice}")
     config = ModelConfig(
         normalization=normalization,
         num_classes=num_classes,
@@ -140,4 +159,4 @@ def build_model(
         relu_constant=relu_constant,
         ablation=ablation,
     )
-    return _BUILDERS[name](config)
+    return family(name, config) if family else _BUILDERS[name](config)

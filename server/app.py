@@ -14,6 +14,7 @@ from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener, RunStarted
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid
+from fedwon.server.starting import check_start
 from fedwon.server.store import Store
 from fedwon.server.strategy import FedWon
 
@@ -77,11 +78,14 @@ def federate(
 
     Raises:
         RunMissing: there is nothing to resume.
+        ConfigError: there is no such network, or not with these settings.
         TooFewUpdates: a round could not be completed; committed rounds are kept.
         StorageError: the folder or the database failed.
     """
     host_app()
     run = Run.unfinished(store, root, listeners) if resume else None
+    if run is None:
+        check_start(config)
     grid.wait_for_sites((run.config if run else config).participation.minimum)
     if run is None:
         run = Run.create(store, root, config, agree_on_classes(config, grid), listeners)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -29,3 +30,7 @@ class ServerConfig(Settings):
     """How often a site says that it is there; after three silent intervals it counts as gone."""
     run: RunConfig = RunConfig()
     """What is trained, how, and by whom."""
+
+    def located(self, folder: Path) -> Self:
+        """Return the same settings with the run's model file found from a folder."""
+        return self.model_copy(update={"run": self.run.located(folder)})

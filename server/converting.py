@@ -6,7 +6,6 @@ nothing else. Weights come in and go out as safetensors; a pickle is never opene
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import torchvision  # type: ignore[import-untyped]
 from flwr.app import ArrayRecord
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,12 +22,13 @@ from fedwon.common.config import Settings, parse
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
 from fedwon.common.network_state import load_into, overlay, record_of
 from fedwon.common.version import VERSION
+from fedwon.models import TORCHVISION, UnknownModelError
 from fedwon.models.clipping import final_layer
 from fedwon.models.convert import ConversionError, convert, detect, largest_difference
 from fedwon.models.findings import Finding
+from fedwon.models.torchvision_networks import known_name, original
 
 MANIFEST = "fedwon.converted"
-_PREFIX = "torchvision:"
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"})
 _AS_SAFETENSORS = (
     'Where you trust it: python -c "import torch; from safetensors.torch import save_file; save_file({name: '
@@ -97,7 +96,7 @@ def convert_file(architecture: str, weights: Path, out: Path, classes: int | Non
     """
     if out.resolve() == weights.resolve():
         raise ConfigError(f"{out} is the file to be converted.", hint="Give --out another name.")
-    _known_name(architecture)
+    _check_name(architecture)
     record = open_weights(weights)
     model, new = _load(architecture, record, classes)
     findings, images = detect(model), _images(architecture)
@@ -109,6 +108,19 @@ def convert_file(architecture: str, weights: Path, out: Path, classes: int | Non
     return Conversion(findings, blob, new, largest_difference(model, converted, images))
 
 
+def description(record: StoredRecord) -> ConvertedNetwork | None:
+    """Return what the header of a converted file says; None if it says nothing of the kind.
+
+    Raises:
+        ConfigError: it is of another version.
+    """
+    try:
+        described = json.loads(record.metadata[MANIFEST])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return parse(ConvertedNetwork, described, f"the description in {record.blob.path}")
+
+
 def read_converted(path: Path) -> nn.Module:
     """Build the network of a converted file, with its weights, in training mode.
 
@@ -118,15 +130,10 @@ def read_converted(path: Path) -> nn.Module:
         ModelMismatch: its tensors are not those of its architecture.
     """
     record = open_record(path)
-    try:
-        described = json.loads(record.metadata[MANIFEST])
-    except (KeyError, ValueError, RecursionError):
-        raise BrokenFile(
-            f"{path} was not written by `fedwon-server convert`.", hint="Convert the original file."
-        ) from None
-    network = parse(ConvertedNetwork, described, f"the description in {path}")
-    original = build(network.architecture, network.classes)
-    model = _converted(network.architecture, original, _images(network.architecture))
+    network = description(record)
+    if network is None:
+        raise BrokenFile(f"{path} was not written by `fedwon-server convert`.", hint="Convert the original file.")
+    model = convert(build(network.architecture, network.classes))
     load_into(model, record)
     return model
 
@@ -141,14 +148,18 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
     Raises:
         ConfigError: there is no such network.
     """
-    name = _known_name(architecture)
-    settings: dict[str, object] = {} if classes is None else {"num_classes": classes}
-    if name in {"googlenet", "inception_v3"}:
-        settings["init_weights"] = False  # else a warning, and a slow way to draw weights that are replaced
+    _check_name(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
-    return network
+        return original(architecture, classes)
+
+
+def _check_name(architecture: str) -> None:
+    try:
+        known_name(architecture)
+    except UnknownModelError as error:
+        what, _, near = str(error).partition("; ")
+        raise ConfigError(f"{what[0].upper()}{what[1:]}.", hint=f"{near[0].upper()}{near[1:]}.") from None
 
 
 def open_weights(path: Path) -> StoredRecord:
@@ -164,16 +175,6 @@ def open_weights(path: Path) -> StoredRecord:
             hint=_AS_SAFETENSORS.replace("{}", path.name),
         )
     return open_record(path)
-
-
-def _known_name(architecture: str) -> str:
-    name = architecture.removeprefix(_PREFIX)
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name == architecture or name not in known:
-        close = difflib.get_close_matches(name, known, n=3) or ["resnet18", "mobilenet_v3_small", "efficientnet_b0"]
-        wanted = ", ".join(f"`{_PREFIX}{known_name}`" for known_name in close)
-        raise ConfigError(f"There is no architecture `{architecture}`.", hint=f"For example {wanted}.")
-    return name
 
 
 def _load(architecture: str, record: StoredRecord, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -228,5 +229,5 @@ def _outputs(model: nn.Module) -> int:
 
 
 def _images(architecture: str) -> Tensor:
-    size = _PROOF_SIZES.get(architecture.removeprefix(_PREFIX), _PROOF_SIZE)
+    size = _PROOF_SIZES.get(architecture.removeprefix(TORCHVISION), _PROOF_SIZE)
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))

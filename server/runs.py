@@ -23,12 +23,12 @@ from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.config import parse
 from fedwon.common.errors import BrokenFile, FedwonError, RunMissing, storage_error
 from fedwon.common.files import remove_leftovers, write_atomic
-from fedwon.common.model_file import describe, network
-from fedwon.common.network_state import record_of
+from fedwon.common.model_file import describe
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded
 from fedwon.server.site_grid import Traffic
+from fedwon.server.starting import initial_weights
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow, now
 
 
@@ -65,11 +65,11 @@ class Run:
         """Begin a run: its folder, its row and its initial model; when that fails, nothing of it stays.
 
         Raises:
-            StorageError: the folder or the database cannot be written.
+            StorageError: the folder or the database cannot be written, or the model file to start from does not fit.
         """
         run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         run = cls(store, root, run_id, config, classes, listeners)
-        initial = record_of(network(run.task(0)))
+        initial = initial_weights(config, run.task(0))
         try:
             run.make_folders()
             blob = run._checkpoint(0, initial, ())

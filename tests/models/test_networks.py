@@ -205,7 +205,7 @@ def test_what_the_package_offers():
         *("WSConv2d", "AdaptiveGradientClipping", "unitwise_norm", "final_layer"),
         *("Ablation", "WSLinear", "GAMMAS", "NORMALIZATIONS", "RELU_GAMMA", "Normalization", "Style", "make_style"),
         *("ConvBlock", "LinearBlock", "ScaledActivation", "UnknownNormalizationError"),
-        *("ModelConfig", "UnknownModelError", "available_models", "build_model", "register"),
+        *("ModelConfig", "UnknownModelError", "available_models", "build_model", "register", "TORCHVISION"),
         *("AlexNet", "DigitCNN", "EfficientNetB0", "MobileNetV2", "ResNet18", "fold"),
         *("freeze_statistics", "local_names", "standardize_weights"),
         *("ChannelAffine", "Finding", "OffsetWSConv2d", "convert", "detect", "explain", "largest_difference"),
