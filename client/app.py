@@ -26,7 +26,7 @@ from fedwon.client import local_state
 from fedwon.client.opening import Notes, SiteData, open_site
 from fedwon.client.site import Site
 from fedwon.client.training import Evaluation, evaluate, train
-from fedwon.common.errors import DataError, TaskFailed
+from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
 from fedwon.common.run_config import TaskConfig
@@ -160,9 +160,9 @@ def _read(message: Message) -> tuple[ArrayRecord, TaskConfig]:
 def _build(task: TaskConfig) -> nn.Module:
     try:
         return network(task)
-    except ValueError as error:
+    except ConfigError as error:
         raise TaskFailed(
-            f"This site cannot build the network: {error}.", hint="Check `model` and `images.size` in the server's run."
+            f"This site cannot build the network: {error}", hint="Check `model` and `images.size` in the server's run."
         ) from error
 
 

@@ -180,11 +180,3 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _packed(right: NDArray[np.bool_]) -> str:
     return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
-
-
-METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy}
-
-
-def own_layers(folder: Path, task: TaskConfig) -> ArrayRecord | None:
-    """What a simulated site keeps to itself, as of the task's round; None if that is nothing."""
-    return recall(LocalStates(folder).load(), task.run, before=task.round + 1) if folder.is_dir() else None
