@@ -205,7 +205,7 @@ def test_tensors_of_another_network_are_refused(folder: Path) -> None:
 
 
 def test_a_network_that_is_not_known_here(folder: Path) -> None:
-    with pytest.raises(TaskFailed, match="cannot build the network: .*unknown model 'vgg'"):
+    with pytest.raises(TaskFailed, match=r"cannot build the network: .*unknown model 'vgg'"):
         ask("train", site(folder), task_of(model={"name": "vgg"}), weights(task_of()))
 
 
