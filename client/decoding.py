@@ -27,6 +27,7 @@ from fedwon.common.run_config import ImageConfig
 
 _COLOURS = 3
 _WORD_MAX = 2**16 - 1
+_LEAST_STD = 2 / 255
 
 
 class Unreadable(Exception):  # says what happened; the caller skips the image and reports its path
@@ -102,6 +103,9 @@ class Preparation:
     def normalize(self, images: Tensor) -> Tensor:
         """Make network inputs of fitted images: scaled to [0, 1], less mean, over std.
 
+        Where each image is standardized by itself, a standard deviation below two grey levels counts as two, so that
+        an image of one colour becomes zeros and the rounding of its pixels is not taken for a pattern.
+
         Args:
             images: uint8, (B, channels, size, size).
 
@@ -109,5 +113,8 @@ class Preparation:
             float32, (B, channels, size, size).
         """
         scaled = ops.to_dtype(images, torch.float32, scale=True)
+        if self.config.standardize == "each":
+            std, mean = torch.std_mean(scaled, dim=(1, 2, 3), correction=0, keepdim=True)
+            return (scaled - mean) / std.clamp(min=_LEAST_STD)
         normalized: Tensor = ops.normalize(scaled, list(self.config.mean), list(self.config.std))
         return normalized

@@ -66,6 +66,7 @@ def network(task: TaskConfig) -> nn.Module:
                 in_channels=task.images.channels,
                 image_size=task.images.size,
                 relu_constant=task.model.relu_constant,
+                linear=task.model.linear,
                 ablation=Ablation(**task.model.ablation.model_dump()),
             )
         except ConversionError as error:

@@ -16,11 +16,13 @@ from pydantic import Field, field_validator, model_validator
 
 from fedwon.common.config import Settings, flatten, parse, unflatten
 from fedwon.common.methods import METHODS, Keeps, Method, MethodName, Normalization
+from fedwon.common.recipes import RECIPES, RecipeName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """A name that is safe as a file name, in a certificate and in a log line."""
 
 Unit = Annotated[float, Field(gt=0, le=1)]
+_AS_IT_IS = "torchvision:"
 
 
 class AblationConfig(Settings):
@@ -30,8 +32,6 @@ class AblationConfig(Settings):
     """Standardize the weights of convolutions; without, nothing stands in the place of normalization."""
     gain: bool = True
     """Give standardized convolutions a learnable gain."""
-    linear: Literal["plain", "dropout", "standardized"] = "plain"
-    """Hidden fully connected layers: plain as in the paper, with dropout of one half, or standardized."""
 
 
 class ModelConfig(Settings):
@@ -45,6 +45,9 @@ class ModelConfig(Settings):
     relu_constant: bool = False
     """Multiply every ReLU by 1.7129 (SiLU: 1.7872), which keeps the variance through depth (Brock et al. 2021). Off is
     the paper's listing: a learnable gain alone."""
+    linear: Literal["plain", "dropout", "standardized"] = "plain"
+    """Hidden fully connected layers: plain as in the paper, with dropout of one half, or with standardized weights like
+    the convolutions."""
     ablation: AblationConfig = AblationConfig()
     """For research; leave it as it is."""
 
@@ -60,6 +63,10 @@ class ImageConfig(Settings):
     """Subtracted from pixels in [0, 1]; one value, or one a channel."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
     """Divides after that; one value, or one a channel."""
+    standardize: Literal["alike", "each"] = "alike"
+    """`alike`: all images by `mean` and `std`. `each`: every image by its own mean and standard deviation in their
+    place, which takes away what lines differ by in exposure and contrast; not where brightness is what tells a defect.
+    """
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class kept from training where a site gives no `val` of its own; split by the run's seed."""
     max_train: int | None = Field(default=None, ge=1)
@@ -169,6 +176,9 @@ class RunConfig(Settings):
     """Begins the name of the run's folder."""
     method: MethodName = "fedwon"
     """The federated method; see docs/configuration.md for the table."""
+    recipe: RecipeName = "tuned"
+    """What a run of `fedwon` is where this file says nothing else; see the [table below](#recipes). `tuned`: what was
+    best on validation images of every set that was tried. `paper`: the plain reading of the paper's listing."""
     seed: int = Field(default=1, ge=0, lt=2**31)
     """Everything random in a run follows from it: initial weights, splits, site choice, order of images."""
     rounds: int = Field(default=10, ge=1)
@@ -204,6 +214,16 @@ class RunConfig(Settings):
         if classes is not None and len(set(classes)) < len(classes):
             raise ValueError("a class is named twice")
         return classes
+
+    @model_validator(mode="after")
+    def _what_is_left_out_is_the_recipes(self) -> Self:
+        """Other methods than `fedwon` have no recipe, and neither have networks that are converted, not made anew."""
+        if self.method == "fedwon" and not self.model.name.startswith(_AS_IT_IS):
+            for group, settings in RECIPES[self.recipe].items():
+                own: Settings = getattr(self, group)
+                left_out = {key: value for key, value in settings.items() if key not in own.model_fields_set}
+                object.__setattr__(self, group, own.model_copy(update=left_out))  # before anybody else sees it
+        return self
 
     @model_validator(mode="after")
     def _batch_norm_needs_two(self) -> Self:
@@ -251,6 +271,7 @@ _LATER: Mapping[str, object] = MappingProxyType(
     {
         "keeps": "nothing",
         "frozen_statistics": False,
+        "images.standardize": "alike",
         "training.schedule": "constant",
         "training.warmup_rounds": 0,
         "training.augmentation.flip_horizontal": False,
@@ -259,7 +280,7 @@ _LATER: Mapping[str, object] = MappingProxyType(
         "training.weights_sent": "raw",
         "model.ablation.standardized": True,
         "model.ablation.gain": True,
-        "model.ablation.linear": "plain",
+        "model.linear": "plain",
     }
 )
 """Settings of a task that version 0.1's sites do not know, and what these do."""

@@ -145,6 +145,8 @@ def find_normalization(name: str) -> Normalization:
 
 
 LinearKind = Literal["plain", "dropout", "standardized"]
+"""Hidden fully connected layers: plain, as FedWon's; with dropout of one half behind them; or standardized like the
+convolutions."""
 _DROPOUT = 0.5
 
 
@@ -155,13 +157,10 @@ class Ablation:
     Attributes:
         standardized: Standardize the weights of convolutions. ``False``: plain convolutions, nothing in their place.
         gain: Standardized convolutions have a gain.
-        linear: Hidden fully connected layers: plain, as FedWon's; with dropout of one half behind them; or standardized
-            like the convolutions.
     """
 
     standardized: bool = True
     gain: bool = True
-    linear: LinearKind = "plain"
 
 
 WHOLE = Ablation()
@@ -175,11 +174,13 @@ class Style:
     Attributes:
         normalization: Convolution and normalization.
         scaled: Multiply each activation by its constant of :data:`GAMMAS`.
+        hidden: What hidden fully connected layers are.
         ablation: What is taken out.
     """
 
     normalization: Normalization
     scaled: bool = False
+    hidden: LinearKind = "plain"
     ablation: Ablation = WHOLE
 
     def conv(self, *args: Any, **settings: Any) -> nn.Conv2d:
@@ -192,12 +193,12 @@ class Style:
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear:
         """A hidden fully connected layer."""
-        kind = WSLinear if self.ablation.linear == "standardized" else nn.Linear
+        kind = WSLinear if self.hidden == "standardized" else nn.Linear
         return kind(in_features, out_features)
 
     def dropout(self) -> nn.Module:
         """What follows a hidden fully connected layer's activation."""
-        return nn.Dropout(_DROPOUT) if self.ablation.linear == "dropout" else nn.Identity()
+        return nn.Dropout(_DROPOUT) if self.hidden == "dropout" else nn.Identity()
 
     def activation(self, kind: type[nn.Module] = nn.ReLU) -> nn.Module:
         """A nonlinearity.
@@ -208,13 +209,20 @@ class Style:
         return ScaledActivation(kind(), GAMMAS[kind]) if self.scaled else kind()
 
 
-def make_style(normalization: str = "none", *, relu_constant: bool = False, ablation: Ablation = WHOLE) -> Style:
+def make_style(
+    normalization: str = "none",
+    *,
+    relu_constant: bool = False,
+    linear: LinearKind = "plain",
+    ablation: Ablation = WHOLE,
+) -> Style:
     """The style of a variant.
 
     Args:
         normalization: A key of :data:`NORMALIZATIONS`.
         relu_constant: Use :class:`ScaledActivation`, everywhere. Off is the reading faithful to FedWon's listing,
             which has the gain only; on is DeepMind's form. In front of a normalization layer the constant cancels.
+        linear: What hidden fully connected layers are; FedWon leaves them plain.
         ablation: What is taken out.
 
     Raises:
@@ -224,7 +232,7 @@ def make_style(normalization: str = "none", *, relu_constant: bool = False, abla
     found = find_normalization(normalization)
     if not found.free and not (ablation.standardized and ablation.gain):
         raise ValueError(f"normalization {normalization!r} has no weight standardization to take anything out of")
-    return Style(found, scaled=relu_constant, ablation=ablation)
+    return Style(found, scaled=relu_constant, hidden=linear, ablation=ablation)
 
 
 class ConvBlock(nn.Module):

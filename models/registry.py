@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from fedwon.models.blocks import WHOLE, Ablation, Style, make_style
+from fedwon.models.blocks import WHOLE, Ablation, LinearKind, Style, make_style
 
 SMALLEST_IMAGE = 8
 _CHANNEL_STEP = 8
@@ -28,6 +28,7 @@ class ModelConfig:
         in_channels: Channels of the image; > 0.
         image_size: Side of the square image, in pixels; >= 8. A network may need more and says so.
         relu_constant: Multiply every activation by its constant of :data:`~fedwon.models.blocks.GAMMAS`.
+        linear: What hidden fully connected layers are: ``plain``, ``dropout`` or ``standardized``.
         ablation: What is taken out of the normalization-free form, for research.
 
     Raises:
@@ -40,6 +41,7 @@ class ModelConfig:
     in_channels: int = 3
     image_size: int = 28
     relu_constant: bool = False
+    linear: LinearKind = "plain"
     ablation: Ablation = WHOLE
 
     def __post_init__(self) -> None:
@@ -53,7 +55,9 @@ class ModelConfig:
     @property
     def style(self) -> Style:
         """What the network's blocks are made of."""
-        return make_style(self.normalization, relu_constant=self.relu_constant, ablation=self.ablation)
+        return make_style(
+            self.normalization, relu_constant=self.relu_constant, linear=self.linear, ablation=self.ablation
+        )
 
     def scaled(self, channels: int) -> int:
         """Channels (or hidden features) at this width: the nearest multiple of 8, at least 8.
@@ -121,6 +125,7 @@ def build_model(
     in_channels: int = 3,
     image_size: int = 28,
     relu_constant: bool = False,
+    linear: LinearKind = "plain",
     ablation: Ablation = WHOLE,
 ) -> nn.Module:
     """A freshly initialized network in training mode, on torch's default device.
@@ -136,6 +141,7 @@ def build_model(
         image_size: Side of the square image, in pixels; >= 8.
         relu_constant: Multiply every activation by its constant, a ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the
             reading faithful to FedWon's listing; see :func:`~fedwon.models.blocks.make_style`.
+        linear: Hidden fully connected layers: ``plain`` as FedWon's, with ``dropout``, or ``standardized``.
         ablation: What is taken out of the normalization-free form, for research.
 
     Returns:
@@ -157,6 +163,7 @@ def build_model(
         in_channels=in_channels,
         image_size=image_size,
         relu_constant=relu_constant,
+        linear=linear,
         ablation=ablation,
     )
     return family(name, config) if family else _BUILDERS[name](config)

@@ -18,7 +18,7 @@ from benchmarks.paper.running import RESULTS, Spec, run
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.sources import SOURCES
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
-from benchmarks.paper.tuning import grid, rows, specs
+from benchmarks.paper.tuning import pending, rows, specs
 from fedwon.common import logs
 
 DOCS = ROOT / "docs"
@@ -57,9 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 def _wanted(arguments: argparse.Namespace) -> Iterable[Spec]:
     for protocol in arguments.protocol or PROTOCOLS:
-        if arguments.command == "tune":
-            found = [spec for variant, batch in rows(protocol) for spec in grid(protocol, variant, batch)]
-        elif arguments.command == "try":
+        if arguments.command == "try":
             own = (arguments.lr, arguments.clipping, TRIAL_SEED, arguments.rounds)
             found = [Spec(protocol, variant, batch, *own) for variant, batch in rows(protocol)]
         else:
@@ -68,6 +66,28 @@ def _wanted(arguments: argparse.Namespace) -> Iterable[Spec]:
             kept = {"variant": spec.variant, "batch": spec.batch, "seed": spec.seed}
             if all(not getattr(arguments, name) or value in getattr(arguments, name) for name, value in kept.items()):
                 yield spec
+
+
+def _run(spec: Spec, arguments: argparse.Namespace) -> bool:
+    """Run one; False if another process has it in hand."""
+    result = run(spec, results=arguments.results, checkpoints=arguments.checkpoints)
+    state = "elsewhere in hand" if result is None else f"{result['seconds']} s"
+    print(f"{spec.protocol}/{spec.key}: {state}", file=sys.stderr, flush=True)
+    return result is not None
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    for protocol in arguments.protocol or PROTOCOLS:
+        for variant, batch in () if PROTOCOLS[protocol].tuned_as else rows(protocol):
+            if variant in (arguments.variant or [variant]) and batch in (arguments.batch or [batch]):
+                _tune_row(protocol, variant, batch, arguments)
+
+
+def _tune_row(protocol: str, variant: str, batch: int, arguments: argparse.Namespace) -> None:
+    while specs := pending(protocol, variant, batch, arguments.results):
+        ours = [_run(spec, arguments) for spec in specs]
+        if not any(ours):
+            return  # the rest is in other processes' hands
 
 
 def main() -> None:
@@ -87,10 +107,11 @@ def main() -> None:
         found = evaluate_stored(arguments.data, arguments.protocol or list(PROTOCOLS), arguments.checkpoints)
         print(json.dumps(found, indent=1))
         return
+    if arguments.command == "tune":
+        _tune(arguments)
+        return
     for spec in _wanted(arguments):
-        result = run(spec, results=arguments.results, checkpoints=arguments.checkpoints)
-        state = "elsewhere in hand" if result is None else f"{result['seconds']} s"
-        print(f"{spec.protocol}/{spec.key}: {state}", file=sys.stderr, flush=True)
+        _run(spec, arguments)
 
 
 if __name__ == "__main__":

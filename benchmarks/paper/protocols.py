@@ -34,47 +34,46 @@ class Variant:
     clippings: tuple[float | None, ...] = (None, AGC)
 
 
-def _fedwon(*, constant: bool = False, clippings: tuple[float | None, ...] = (None, AGC), **ablation: Any) -> Variant:
-    return Variant({"method": "fedwon", "model": {"relu_constant": constant, "ablation": ablation}}, clippings)
+def _plain(*, clippings: tuple[float | None, ...] = (None, AGC), **model: Any) -> Variant:
+    """FedWon by the paper's listing, with so much of the recipe as is named."""
+    return Variant({"method": "fedwon", "recipe": "paper", "model": model}, clippings)
 
 
-def _sent(weights: str) -> Variant:
-    form = _fedwon(constant=True, clippings=(AGC,))
-    return Variant({**form.settings, "training": {"weights_sent": weights}}, form.clippings)
-
-
-def _epochs(count: int) -> Variant:
-    form = _fedwon(constant=True, clippings=(AGC,))
-    return Variant({**form.settings, "training": {"epochs": count}}, form.clippings)
+def _constant(training: Mapping[str, Any] | None = None, **model: Any) -> Variant:
+    """With the ReLU constant and clipping."""
+    form = _plain(relu_constant=True, clippings=(AGC,), **model)
+    return Variant({**form.settings, "training": dict(training or {})}, form.clippings)
 
 
 _BASELINES = ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
 _METHODS = ("fedwon", "fedwon_paper", *_BASELINES)
 _FORMS: Mapping[str, Variant] = {
-    "nothing": _fedwon(clippings=(None,), standardized=False),
-    "agc": _fedwon(clippings=(AGC,), standardized=False),
-    "constant_agc": _fedwon(constant=True, clippings=(AGC,), standardized=False),
-    "ws": _fedwon(clippings=(None,)),
-    "ws_agc": _fedwon(clippings=(AGC,)),
-    "ws_constant": _fedwon(constant=True, clippings=(None,)),
-    "ws_constant_agc": _fedwon(constant=True, clippings=(AGC,)),
-    "no_gain": _fedwon(constant=True, clippings=(AGC,), gain=False),
-    "sent_standardized": _sent("standardized"),
-    "linear_dropout": _fedwon(constant=True, clippings=(AGC,), linear="dropout"),
-    "linear_standardized": _fedwon(constant=True, clippings=(AGC,), linear="standardized"),
-    "epochs_4": _epochs(4),
-    "epochs_8": _epochs(8),
+    "nothing": _plain(clippings=(None,), ablation={"standardized": False}),
+    "agc": _plain(clippings=(AGC,), ablation={"standardized": False}),
+    "constant_agc": _constant(ablation={"standardized": False}),
+    "ws": _plain(clippings=(None,)),
+    "ws_agc": _plain(clippings=(AGC,)),
+    "ws_constant": _plain(relu_constant=True, clippings=(None,)),
+    "ws_constant_agc": _constant(),
+    "no_gain": _constant(ablation={"gain": False}),
+    "sent_standardized": _constant({"weights_sent": "standardized"}),
+    "linear_dropout": _constant(linear="dropout"),
+    "linear_standardized": _constant(linear="standardized"),
+    "epochs_4": _constant({"epochs": 4}),
+    "epochs_8": _constant({"epochs": 8}),
 }
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
-        "fedwon": _fedwon(constant=True),
-        "fedwon_paper": _fedwon(),
+        "fedwon": Variant({"method": "fedwon"}),
+        "fedwon_constant": _plain(relu_constant=True),
+        "fedwon_paper": _plain(),
         **{name: Variant({"method": name}) for name in _BASELINES},
         **_FORMS,
     }
 )
-"""The rows of all tables by name. `fedwon_paper` is the paper's listing, a gain alone; the forms are the ablation's."""
+"""The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
+alone, and `fedwon_constant` that with the ReLU constant; the forms are the ablation's."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class Protocol:
         domains: the domains that take part; empty for all.
         partition: how the domains become sites.
         group: protocols of one group share a table, in which each brings its unseen domain.
+        tuned_as: the protocol whose learning rates and clippings are taken over; "": it has its own.
         settings: the run's configuration without method, seed, batch size, lr and clipping.
         rows: variant to the batch sizes that it is run at.
         rounds: rounds of a run.
@@ -107,6 +107,7 @@ class Protocol:
     domains: tuple[str, ...] = ()
     partition: Partition = field(default_factory=DomainASite)
     group: str = ""
+    tuned_as: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1, 2, 3)
     test_every: int = 0
@@ -125,20 +126,26 @@ def _rows(batch: int, *names: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (batch,))
 
 
+_SMALL = {
+    "model": {"name": "digit_cnn", "width": 0.25},
+    "images": {"max_train": 300, "validation_fraction": 0.05},
+    "training": {"schedule": "cosine"},
+}
+_SMALL_CUT = "digit_cnn at a quarter of its width, 300 images a site"
+
+
 def _digits_without(domain: str) -> Protocol:
     return Protocol(
         "digits_five",
         domains=DIGIT_DOMAINS,
         partition=DomainASite(without=domain),
         group="unseen_digits",
+        tuned_as="digits_small",
         rounds=20,
         tune_rounds=8,
-        settings={
-            "model": {"name": "digit_cnn", "width": 0.25},
-            "images": {"max_train": 300, "validation_fraction": 0.05},
-        },
+        settings=_SMALL,
         rows=_rows(32, "fedwon", "fedavg", "fedbn"),
-        cut="digit_cnn at a quarter of its width, 300 images a site, 20 rounds",
+        cut=f"{_SMALL_CUT}, 20 rounds",
     )
 
 
@@ -147,10 +154,12 @@ def _pacs_without(domain: str) -> Protocol:
         "pacs",
         partition=DomainASite(without=domain),
         group="unseen_pacs",
+        tuned_as="pacs",
         rounds=30,
-        tune_rounds=8,
+        tune_rounds=10,
         settings=_PACS,
         rows=_rows(16, "fedwon", "fedavg", "fedbn"),
+        seeds=(1, 2),
         cut=_PACS_CUT,
     )
 
@@ -160,12 +169,14 @@ def _cross_device(share: float) -> Protocol:
         "digits_five",
         domains=DIGIT_DOMAINS,
         partition=SitesADomain(20),
+        tuned_as="" if share == _MIDDLE_SHARE else f"cross_device_{_MIDDLE_SHARE:g}",
         rounds=30,
         tune_rounds=10,
         settings={
             "model": {"name": "digit_cnn", "width": 0.25},
             "images": {"max_train": 100, "validation_fraction": 0.1},
             "participation": {"fraction": share},
+            "training": {"schedule": "cosine"},
         },
         rows={"fedwon": (1, 4), "fedavg": (4,), "fedbn": (4,)},
         cut="digit_cnn at a quarter of its width, 100 images a site, 30 rounds",
@@ -177,24 +188,49 @@ def _label_skew(alpha: float | None) -> Protocol:
         "digits_five",
         domains=("mnist",),
         partition=LabelSkew(10, alpha),
+        tuned_as="" if alpha == _MIDDLE_ALPHA else f"label_skew_{_MIDDLE_ALPHA:g}",
         rounds=20,
         tune_rounds=8,
         settings={
             "model": {"name": "digit_cnn", "width": 0.25},
             "images": {"max_train": 100, "validation_fraction": 0.1},
+            "training": {"schedule": "cosine"},
         },
         rows=_rows(32, "fedwon", "fedavg", "fedavg_gn"),
         cut="MNIST in place of CIFAR-10, which cannot be had here; 10 sites of 100 images",
     )
 
 
+_MIDDLE_SHARE, _MIDDLE_ALPHA = 0.2, 0.5
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 _PACS = {
     "model": {"name": "resnet18", "width": 0.25},
     "images": {"size": 64, "max_train": 300, "validation_fraction": 0.1},
+    "training": {"schedule": "cosine"},
 }
 _PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a site"
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
+
+
+def _tiles(rounds: int, **images: Any) -> Protocol:
+    return Protocol(
+        "magnetic_tile",
+        rounds=rounds,
+        tune_rounds=15,
+        settings={
+            "images": {"size": 64, "channels": 1, **images},
+            "model": {"name": "digit_cnn", "width": 0.25},
+            # an epoch of 70 images is nine steps
+            "training": {"epochs": 3, **({"schedule": "cosine"} if images else {})},
+        },
+        rows=_rows(8, "fedwon", "fedwon_constant", "fedavg", "fedavg_gn", "fedbn"),
+        seeds=(1, 2, 3, 4, 5),
+        test_every=5,
+        test_share=0.5,  # some defects have four images a line: a fifth of them would decide nothing
+        metric="balanced",
+        selection="best",
+    )
+
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
@@ -208,68 +244,67 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 "images": {"max_train": 743, "validation_fraction": 0.05},
             },
             rows={
-                **_rows(32, *_METHODS),
-                "fedwon": (1, 2, 32),
-                "fedwon_paper": (1, 2, 32),
-                "fedavg_gn": (1, 2, 32),
-                "fedavg_ln": (1, 2, 32),
-                "fedavg": (2, 32),
+                "fedwon": (32,),
+                "fedwon_constant": (1, 2, 32),
+                "fedwon_paper": (32,),
+                "fedavg": (32,),
+                "fedavg_gn": (32,),
                 "fedbn": (2, 32),
             },
             cut="digit_cnn at half width, 40 rounds in place of 100",
         ),
+        "digits_small": Protocol(
+            "digits_five",
+            domains=DIGIT_DOMAINS,
+            rounds=20,
+            tune_rounds=8,
+            settings=_SMALL,
+            rows={
+                **_rows(32, *_METHODS),
+                **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
+                **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
+            },
+            cut=f"{_SMALL_CUT}, 20 rounds in place of 100",
+        ),
         "office": Protocol(
             "office_caltech_10",
-            rounds=100,
+            rounds=60,
             tune_rounds=30,
             settings={
-                "model": {"name": "alexnet", "width": 0.5},
+                "model": {"name": "alexnet", "width": 0.25},
                 "images": {"size": 128, "max_train": 62, "mean": [0.0], "std": [1.0]},
-                "training": {"augmentation": {"flip_horizontal": True, "turn_degrees": 30.0}},
+                "training": {
+                    "augmentation": {"flip_horizontal": True, "turn_degrees": 30.0},
+                    "schedule": "cosine",
+                },
             },
             rows={**_rows(32, *_FOUR, "fedwon_paper"), "fedwon": (1, 2, 32), "fedbn": (2, 32)},
-            test_every=5,
+            test_every=10,
             selection="best",
-            cut="alexnet at half width, 128 px in place of 256, 100 rounds in place of 300",
+            cut="alexnet at a quarter of its width, 128 px in place of 256, 60 rounds in place of 300",
         ),
         "pacs": Protocol(
             "pacs",
-            rounds=40,
+            rounds=30,
             tune_rounds=10,
             settings=_PACS,
-            rows=_rows(16, *_FOUR, "fedwon_paper"),
-            test_every=5,
+            rows=_rows(16, *_FOUR),
+            test_every=10,
             selection="best",
             cut=_PACS_CUT,
         ),
-        "magnetic_tile": Protocol(
-            "magnetic_tile",
-            rounds=40,
-            tune_rounds=15,
-            settings={
-                "images": {"size": 64, "channels": 1},
-                "model": {"name": "digit_cnn", "width": 0.25},
-                "training": {"epochs": 3},  # an epoch of 70 images is nine steps
-            },
-            rows={**_rows(8, *_FOUR, "fedwon_paper"), "fedwon": (1, 8), "fedwon_paper": (1, 8)},
-            seeds=(1, 2, 3, 4, 5),
-            test_every=5,
-            test_share=0.5,  # some defects have four images a line: a fifth of them would decide nothing
-            metric="balanced",
-            selection="best",
-        ),
+        "magnetic_tile": _tiles(40),
+        "magnetic_tile_each": _tiles(20, standardize="each"),
         "ablation": Protocol(
             "digits_five",
             domains=DIGIT_DOMAINS,
             rounds=12,
             tune_rounds=6,
-            settings={
-                "model": {"name": "digit_cnn", "width": 0.25},
-                "images": {"max_train": 300, "validation_fraction": 0.05},
-            },
+            settings=_SMALL,
             rows={name: (32,) if name.startswith("epochs") else (1, 2, 32) for name in _FORMS},
+            seeds=(1, 2),
             ours="ws_constant_agc",
-            cut="digit_cnn at a quarter of its width, 300 images a site, 12 rounds",
+            cut=f"{_SMALL_CUT}, 12 rounds",
         ),
         **{f"digits_without_{name}": _digits_without(name) for name in DIGIT_DOMAINS},
         **{f"pacs_without_{name}": _pacs_without(name) for name in PACS_DOMAINS},
@@ -278,13 +313,3 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     }
 )
 """The protocols by name."""
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested settings over one another; later ones win."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            known = result.get(key)
-            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return result

@@ -32,7 +32,11 @@ images, in %, mean ± standard deviation over seeds. A difference is paired: sam
 interval counts the spread over seeds (Student's t) and over images. A verdict other than "undecided" means that the
 interval excludes zero.
 """
-NAMES = {"fedwon": "fedwon (ReLU constant)", "fedwon_paper": "fedwon (the paper's listing)"}
+NAMES = {
+    "fedwon": "fedwon",
+    "fedwon_constant": "fedwon (listing and ReLU constant)",
+    "fedwon_paper": "fedwon (the paper's listing)",
+}
 
 Runs = list[dict[str, Any]]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol, merged
+from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol
 from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from fedwon.client.config import DataConfig, SiteConfig
@@ -26,6 +26,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
+from fedwon.common.recipes import merged
 from fedwon.common.run_config import ParticipationConfig, RunConfig
 from fedwon.server.app import federate
 from fedwon.server.events import Event, RoundCommitted

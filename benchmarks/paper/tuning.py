@@ -2,13 +2,16 @@
 
 A tuning run has the protocol's `tune_rounds` and a seed of its own, so its split of training and validation images is
 not that of any reported run. Test images are never opened.
+
+The grid is climbed and not run whole: from its middle rate outward, each rate with and without clipping, until the best
+one has worse neighbours on both sides or is the last of the grid. The rule is the same for every method.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,52 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
-def grid(protocol: str, variant: str, batch: int) -> list[Spec]:
-    """The tuning runs of one row of a table: one grid for all methods at a batch size."""
+def rates(batch: int) -> tuple[float, ...]:
+    """The grid's learning rates at a batch size, the same for all methods."""
+    return SMALL_BATCH_RATES if batch <= SMALL_BATCH else RATES
+
+
+def trials(protocol: str, variant: str, batch: int, lr: float) -> list[Spec]:
+    """The tuning runs of one rate: with each clipping that the variant may have."""
     rounds = PROTOCOLS[protocol].tuning_rounds(batch)
-    rates = SMALL_BATCH_RATES if batch <= SMALL_BATCH else RATES
-    clippings = VARIANTS[variant].clippings
-    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for lr in rates for clipping in clippings]
+    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for clipping in VARIANTS[variant].clippings]
+
+
+def pending(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> list[Spec]:
+    """The tuning runs of a row that are to be done next; none if its settings are known."""
+    scores = {lr: found[0] for lr in rates(batch) if (found := _tried(protocol, variant, batch, lr, results))}
+    wanted = next_rates(scores, rates(batch))
+    runs = [spec for lr in wanted for spec in trials(protocol, variant, batch, lr)]
+    return [spec for spec in runs if not result_path(spec, results).exists()]
+
+
+def next_rates(scores: Mapping[float, float], grid: Sequence[float]) -> list[float]:
+    """Where to climb next: the middle of the grid, then what is missing beside the best.
+
+    Args:
+        scores: of the rates tried so far; the first of equals counts as the best.
+        grid: all rates, in order.
+    """
+    if not scores:
+        return [grid[len(grid) // 2]]
+    place = grid.index(max(sorted(scores), key=scores.__getitem__))
+    return [lr for lr in grid[max(place - 1, 0) : place + 2] if lr not in scores]
+
+
+def _tried(protocol: str, variant: str, batch: int, lr: float, results: Path) -> tuple[float, Spec] | None:
+    """The best of one rate's runs, and its score on validation images; None until all are there.
+
+    A run that diverged counts as the worst.
+    """
+    found = []
+    for spec in trials(protocol, variant, batch, lr):
+        path = result_path(spec, results)
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text(encoding="utf-8"))
+        last = max(result["scores"], key=int, default=None)
+        found.append((mean_score(result, spec.plan, last, "validation") if last else 0.0, spec))
+    return max(found, key=lambda item: item[0])
 
 
 def rows(protocol: str) -> Iterator[tuple[str, int]]:
@@ -46,17 +89,13 @@ def chosen(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> 
     """Learning rate and clipping with the best mean over domains on validation images.
 
     Returns:
-        None until the whole grid has been run. A run that diverged counts as the worst.
+        None until the climb has ended. A protocol that takes over another one's tuning says what that one chose.
     """
-    paths = [(spec, result_path(spec, results)) for spec in grid(protocol, variant, batch)]
-    if not all(path.exists() for _, path in paths):
+    tuned_as = PROTOCOLS[protocol].tuned_as or protocol
+    found = {lr: best for lr in rates(batch) if (best := _tried(tuned_as, variant, batch, lr, results))}
+    if next_rates({lr: score for lr, (score, _) in found.items()}, rates(batch)):
         return None
-    found = []
-    for spec, path in paths:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        last = max(result["scores"], key=int, default=None)
-        found.append((mean_score(result, spec.plan, last, "validation") if last else 0.0, spec))
-    best = max(found, key=lambda item: item[0])[1]
+    _, best = max((found[lr] for lr in sorted(found)), key=lambda item: item[0])
     return best.lr, best.clipping
 
 

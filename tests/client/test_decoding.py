@@ -113,3 +113,23 @@ def test_normalization_is_by_channel_or_for_all() -> None:
     assert Preparation(ImageConfig()).normalize(white).unique().tolist() == [1.0]
     config = ImageConfig(mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0))
     assert Preparation(config).normalize(white)[0, :, 0, 0].tolist() == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_image_can_be_standardized_by_itself(channels: int) -> None:
+    preparation = Preparation(ImageConfig(size=8, channels=channels, standardize="each"))
+    images = torch.randint(40, 90, (5, channels, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    found = preparation.normalize(images)
+    for image, inputs in zip(images.numpy().astype(np.float64), found.numpy(), strict=True):
+        assert np.allclose(inputs, (image - image.mean()) / image.std(), atol=1e-5)
+    darker = (images - 20) // 2 * 2  # even, so that half of it is exact
+    dimmed = preparation.normalize(darker // 2)
+    assert torch.allclose(dimmed, preparation.normalize(darker), atol=1e-5), "exposure makes no difference"
+    assert torch.equal(preparation.normalize(images[2:3]), found[2:3]), "nor do the other images of a batch"
+
+
+def test_an_image_of_one_colour_becomes_zeros() -> None:
+    plain = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
+    assert Preparation(ImageConfig(size=8, standardize="each")).normalize(plain).abs().max() < 1e-5
+    plain[0, 0, 0, 0] = 78
+    assert Preparation(ImageConfig(size=8, standardize="each")).normalize(plain).abs().max() <= 0.5

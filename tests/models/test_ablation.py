@@ -53,9 +53,9 @@ def test_each_switch_takes_out_one_thing():
     assert not any("norm" in name for name in plain.state_dict())
     no_gain = build_model("digit_cnn", width=0.1, ablation=Ablation(gain=False))
     assert set(whole.state_dict()) - set(no_gain.state_dict()) == {f"conv{i}.conv.gain" for i in (1, 2, 3)}
-    linear = build_model("digit_cnn", width=0.1, ablation=Ablation(linear="standardized"))
+    linear = build_model("digit_cnn", width=0.1, linear="standardized")
     assert (len(layers(linear, WSLinear)), len(layers(linear, nn.Linear))) == (2, 1)
-    dropout = build_model("digit_cnn", width=0.1, ablation=Ablation(linear="dropout"))
+    dropout = build_model("digit_cnn", width=0.1, linear="dropout")
     assert len(layers(dropout, nn.Dropout)) == 2
     x = torch.randn(2, 3, 28, 28)
     assert not torch.equal(dropout(x), dropout(x))
@@ -64,10 +64,11 @@ def test_each_switch_takes_out_one_thing():
 
 @pytest.mark.parametrize("name", available_models())
 @pytest.mark.parametrize(
-    "ablation", [Ablation(standardized=False), Ablation(gain=False), Ablation(linear="standardized")]
+    "settings",
+    [{"ablation": Ablation(standardized=False)}, {"ablation": Ablation(gain=False)}, {"linear": "standardized"}],
 )
-def test_every_network_can_be_ablated(name, ablation):
-    model = build_model(name, width=0.1, image_size=64, ablation=ablation)
+def test_every_network_can_be_ablated(name, settings):
+    model = build_model(name, width=0.1, image_size=64, **settings)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)
 
 
@@ -75,4 +76,4 @@ def test_every_network_can_be_ablated(name, ablation):
 def test_a_normalized_network_has_nothing_to_take_out(ablation):
     with pytest.raises(ValueError, match="'batch' has no weight standardization"):
         build_model("digit_cnn", normalization="batch", ablation=ablation)
-    build_model("digit_cnn", normalization="batch", width=0.1, ablation=Ablation(linear="dropout"))
+    build_model("digit_cnn", normalization="batch", width=0.1, linear="dropout")

@@ -1,0 +1,32 @@
+"""Recipes: what a run of FedWon is where its configuration says nothing, as data.
+
+What is known of the paper leaves open how the signal is kept in range, what becomes of the fully connected layers, and
+which clipping goes with which batch. `paper` is the plain reading of its listing; `tuned` is what did best on
+validation images (docs/results.md, docs/decisions/0013-recipe.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+RecipeName = Literal["tuned", "paper"]
+
+RECIPES: Mapping[RecipeName, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "tuned": {"model": {"relu_constant": True, "linear": "standardized"}, "training": {"clipping": 0.16}},
+        "paper": {},
+    }
+)
+"""Settings of a run by the recipe's name, nested as in its configuration."""
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested settings over one another; later ones win."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            known = result.get(key)
+            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return result
