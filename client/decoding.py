@@ -115,6 +115,7 @@ class Preparation:
         scaled = ops.to_dtype(images, torch.float32, scale=True)
         if self.config.standardize == "each":
             std, mean = torch.std_mean(scaled, dim=(1, 2, 3), correction=0, keepdim=True)
-            return (scaled - mean) / std.clamp(min=_LEAST_STD)
+            own: Tensor = (scaled - mean) / std.clamp(min=_LEAST_STD)
+            return own
         normalized: Tensor = ops.normalize(scaled, list(self.config.mean), list(self.config.std))
         return normalized

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from fedwon.client.config import ClientConfig, DataConfig
 from fedwon.common.config import Settings
 from fedwon.common.methods import METHODS
+from fedwon.common.recipes import RECIPES
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
 from fedwon.server.simulating import SimulationConfig
@@ -61,7 +62,7 @@ WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"
 def reference() -> str:
     """Return the whole page."""
     parts = [INTRODUCTION, _tables("server.yaml", ServerConfig), _tables("client.yaml", ClientConfig)]
-    parts += [_simulation(), _methods()]
+    parts += [_simulation(), _methods(), _recipes()]
     server = ServerConfig(names=("fed.plant.example", "10.1.2.3"))
     client = ClientConfig(server="fed.plant.example:8470", data=DataConfig(path="/data/line-3"))
     parts.append("## Full examples\n\nEvery key with its default; the names, the address and the path are made up.\n")
@@ -112,7 +113,8 @@ def _paragraph(kind: type[Settings]) -> str:
 def _row(prefix: str, key: str, field: FieldInfo) -> str:
     name = f"{prefix}.{key}".lstrip(".")
     kind = f"group, see [below](#{name.replace('.', '')})" if _is_group(field.annotation) else _kind(field)
-    cells = [f"`{name}`", kind, _default(field), " ".join((field.description or "").split())]
+    default = "[recipe's](#recipes)" if name.removeprefix("run.") in _recipe_keys() else _default(field)
+    cells = [f"`{name}`", kind, default, " ".join((field.description or "").split())]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -184,6 +186,33 @@ def _methods() -> str:
         cells = [f"`{name}`", kind, KEPT[method.keeps], proximal, frozen, str(method.minimum_batch)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _recipe_keys() -> list[str]:
+    return sorted({f"{group}.{key}" for recipe in RECIPES.values() for group in recipe for key in recipe[group]})
+
+
+def _recipes() -> str:
+    keys = _recipe_keys()
+    lines = [
+        "## Recipes\n",
+        "`run.recipe` chooses a row, for method `fedwon`. It holds where a key is left out; a key that is there wins.",
+        "Converted networks (`torchvision:...`) and other methods have no recipe.\n",
+        f"| recipe | {' | '.join(f'`run.{key}`' for key in keys)} |",
+        f"|---|{'---|' * len(keys)}",
+    ]
+    for name, recipe in RECIPES.items():
+        found = [recipe.get(group, {}).get(key, _plain(group, key)) for group, key in (key.split(".") for key in keys)]
+        lines.append(f"| `{name}` | {' | '.join(map(_value, found))} |")
+    return "\n".join([*lines, ""])
+
+
+def _plain(group: str, key: str) -> object:
+    return getattr(RunConfig.model_fields[group].default, key)
+
+
+def _value(value: object) -> str:
+    return "*empty*" if value is None else f"`{json.dumps(value)}`"
 
 
 def _example(config: Settings) -> str:

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwon.common.config import flatten, parse, unflatten
+from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.recipes import RECIPES
+from fedwon.common.run_config import ModelConfig, RunConfig, TaskConfig
 
 positive = st.floats(1e-6, 1e6)
 channels = st.sampled_from([1, 3])
@@ -213,3 +214,34 @@ def test_a_task_without_a_needed_key():
 def test_names_that_are_not_safe(name):
     with pytest.raises(ConfigError, match="`name`"):
         parse(RunConfig, {"name": name}, "x")
+
+
+def test_what_is_left_out_is_the_recipes():
+    for name, recipe in RECIPES.items():
+        run = parse(RunConfig, {"recipe": name}, "x")
+        assert RunConfig(recipe=name) == run, "alike from a file and in code"
+        for group, settings in recipe.items():
+            assert {key: getattr(getattr(run, group), key) for key in settings} == settings
+    plain = RunConfig(recipe="paper")
+    assert (plain.model.relu_constant, plain.model.linear, plain.training.clipping) == (False, "plain", None)
+    assert RunConfig() != plain
+
+
+def test_what_is_there_wins_over_the_recipe():
+    own = {"model": {"relu_constant": False, "width": 0.5}, "training": {"clipping": None}}
+    run = parse(RunConfig, own, "x")
+    assert (run.model.relu_constant, run.model.width, run.training.clipping) == (False, 0.5, None)
+    assert run.model.linear == RECIPES["tuned"]["model"]["linear"]
+    assert RunConfig(model=ModelConfig(relu_constant=False)).model.relu_constant is False
+
+
+@pytest.mark.parametrize("content", [{"method": "fedbn"}, {"model": {"name": "torchvision:resnet18"}}])
+def test_other_methods_and_converted_networks_have_no_recipe(content):
+    run = parse(RunConfig, content, "x")
+    assert (run.model.relu_constant, run.model.linear, run.training.clipping) == (False, "plain", None)
+
+
+def test_the_settings_that_a_recipe_names_exist():
+    for recipe in RECIPES.values():
+        for group, settings in recipe.items():
+            assert set(settings) <= set(RunConfig.model_fields[group].annotation.model_fields)
