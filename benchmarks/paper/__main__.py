@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.paper run|tune|try|report|evaluate|fetch --help`."""
+"""The command: `python -m benchmarks.paper run|tune|try|report|evaluate|keep|fetch --help`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.paper.downloads import DOWNLOADS, HOME, fetch_sets, listing
 from benchmarks.paper.evaluating import evaluate_stored
+from benchmarks.paper.keeping import keep
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import write_page
 from benchmarks.paper.running import RESULTS, Spec, run
@@ -47,6 +48,8 @@ def _arguments() -> argparse.Namespace:
     evaluate = commands.add_parser("evaluate", help="score stored checkpoints on a folder of domains")
     evaluate.add_argument("--data", required=True, help="a folder of domains, in any form that fedwon reads")
     evaluate.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
+    keeping = commands.add_parser("keep", help="put the first seed's checkpoints into benchmarks/checkpoints/")
+    keeping.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", required=True)
     fetch = commands.add_parser("fetch", help="download image sets, or say how they are to be had")
     fetch.add_argument("--set", choices=sorted(SOURCES), action="append", help="which; default: none, only a list")
     fetch.add_argument("--list", action="store_true", help="say what there is, and download nothing")
@@ -104,8 +107,15 @@ def main() -> None:
         write_page(DOCS, arguments.results)
         return
     if arguments.command == "evaluate":
-        found = evaluate_stored(arguments.data, arguments.protocol or list(PROTOCOLS), arguments.checkpoints)
+        protocols = arguments.protocol or list(PROTOCOLS)
+        found = evaluate_stored(arguments.data, protocols, arguments.checkpoints)
+        if not found:
+            sys.exit(f"There is no checkpoint yet. Make some: python -m benchmarks.paper run --protocol {protocols[0]}")
         print(json.dumps(found, indent=1))
+        return
+    if arguments.command == "keep":
+        for folder in keep(arguments.protocol, results=arguments.results, checkpoints=arguments.checkpoints):
+            print(folder)
         return
     if arguments.command == "tune":
         _tune(arguments)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.keeping import stored
 from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
 from fedwon.client.domains import discover
 from fedwon.common.errors import FedwonError
@@ -13,7 +14,7 @@ from fedwon.common.model_file import read_model
 
 
 def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> dict[str, Any]:
-    """Score each checkpoint on each domain of a folder.
+    """Score each checkpoint on each domain of a folder: those of the runs made here, and those kept in the repository.
 
     Where the method keeps layers at the sites, a domain that has the name of a site of the run is served with that
     site's; any other with the mean of the sites' models.
@@ -27,8 +28,8 @@ def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> d
     domains = discover(data)
     found: dict[str, Any] = {}
     for protocol in protocols:
-        for path in sorted((checkpoints / "runs" / protocol).glob("*/model.safetensors")):
-            found.setdefault(protocol, {})[path.parent.name] = {name: _score(path, name, domains) for name in domains}
+        for run, path in stored(protocol, checkpoints):
+            found.setdefault(protocol, {})[run] = {name: _score(path, name, domains) for name in domains}
     return found
 
 

@@ -96,6 +96,11 @@ def result_path(spec: Spec, results: Path = RESULTS) -> Path:
     return results / spec.protocol / ("tuning" if spec.rounds else "runs") / f"{spec.key}.json"
 
 
+def run_folder(spec: Spec, checkpoints: Path = CACHE) -> Path:
+    """Where a run's model, database and what stays at its sites lie."""
+    return checkpoints / "runs" / spec.protocol / spec.key
+
+
 @contextmanager
 def in_hand(folder: Path) -> Iterator[bool]:
     """Whether this process may work in the folder: False if another one does."""
@@ -124,7 +129,7 @@ def run(spec: Spec, *, results: Path = RESULTS, checkpoints: Path = CACHE) -> di
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    folder = checkpoints / "runs" / spec.protocol / spec.key
+    folder = run_folder(spec, checkpoints)
     with in_hand(folder) as ours:
         if not ours or path.exists():
             return None

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def paper(tmp_path, image_sets, *arguments):
-    """Call the harness and return what it printed to standard output."""
+def paper(tmp_path, image_sets, *arguments, fails=False):
+    """Call the harness and return what it printed to standard output; to standard error, if it is to fail."""
     command = [sys.executable, "-m", "benchmarks.paper", "--results", tmp_path / "results", "--checkpoints", tmp_path]
     done = subprocess.run(
         [*map(str, command), *arguments],
@@ -23,8 +23,8 @@ def paper(tmp_path, image_sets, *arguments):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert (done.returncode != 0) is fails, done.stderr
+    return done.stderr if fails else done.stdout
 
 
 def unseen(folder):
@@ -56,7 +56,11 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
     paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--clipping", "0.16", "--rounds", "1")
     assert kept.stat().st_mtime_ns == before, "what has a result is not run again"
 
-    scores = json.loads(paper(tmp_path, image_sets, "evaluate", "--data", str(image_sets / "magnetic_tile")))
+    scores = json.loads(
+        paper(
+            tmp_path, image_sets, "evaluate", "--protocol", "magnetic_tile", "--data", str(image_sets / "magnetic_tile")
+        )
+    )
     (domains,) = scores["magnetic_tile"].values()
     assert {name: score["examples"] for name, score in domains.items()} == {
         "exp1": 178,
@@ -73,6 +77,16 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
 def test_classes_that_the_model_does_not_know_are_an_error_that_says_so(tmp_path, image_sets):
     row = ["--protocol", "magnetic_tile", "--variant", "fedwon", "--batch", "8"]
     paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--rounds", "1")
-    scores = json.loads(paper(tmp_path, image_sets, "evaluate", "--data", str(unseen(tmp_path / "unseen"))))
+    scores = json.loads(
+        paper(
+            tmp_path, image_sets, "evaluate", "--protocol", "magnetic_tile", "--data", str(unseen(tmp_path / "unseen"))
+        )
+    )
     (domains,) = scores["magnetic_tile"].values()
     assert all("class" in score["error"] for score in domains.values())
+
+
+def test_there_must_be_a_checkpoint(tmp_path, image_sets):
+    said = paper(tmp_path, image_sets, "evaluate", "--protocol", "ablation", "--data", "digits", fails=True)
+    assert "no checkpoint" in said
+    assert "run --protocol ablation" in said
