@@ -15,7 +15,10 @@ RecipeName = Literal["tuned", "paper"]
 
 RECIPES: Mapping[RecipeName, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        "tuned": {"model": {"relu_constant": True, "linear": "standardized"}, "training": {"clipping": 0.16}},
+        "tuned": {
+            "model": {"relu_constant": True, "linear": "standardized", "skip_gain": 1.75},
+            "training": {"clipping": 0.16},
+        },
         "paper": {},
     }
 )

@@ -48,6 +48,9 @@ class ModelConfig(Settings):
     linear: Literal["plain", "dropout", "standardized"] = "plain"
     """Hidden fully connected layers: plain as in the paper, with dropout of one half, or with standardized weights like
     the convolutions."""
+    skip_gain: float = Field(default=0.0, ge=0, le=10)
+    """Where the factor of each residual branch starts, in networks with residual sums and without normalization. 0
+    closes the branches at first, as in the NFNets, which take thousands of steps to open them."""
     ablation: AblationConfig = AblationConfig()
     """For research; leave it as it is."""
 
@@ -281,6 +284,7 @@ _LATER: Mapping[str, object] = MappingProxyType(
         "model.ablation.standardized": True,
         "model.ablation.gain": True,
         "model.linear": "plain",
+        "model.skip_gain": 0.0,
     }
 )
 """Settings of a task that version 0.1's sites do not know, and what these do."""

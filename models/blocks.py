@@ -175,12 +175,14 @@ class Style:
         normalization: Convolution and normalization.
         scaled: Multiply each activation by its constant of :data:`GAMMAS`.
         hidden: What hidden fully connected layers are.
+        skip_gain: Where the factor of each residual branch starts, in networks with residual sums.
         ablation: What is taken out.
     """
 
     normalization: Normalization
     scaled: bool = False
     hidden: LinearKind = "plain"
+    skip_gain: float = 0.0
     ablation: Ablation = WHOLE
 
     def conv(self, *args: Any, **settings: Any) -> nn.Conv2d:
@@ -214,6 +216,7 @@ def make_style(
     *,
     relu_constant: bool = False,
     linear: LinearKind = "plain",
+    skip_gain: float = 0.0,
     ablation: Ablation = WHOLE,
 ) -> Style:
     """The style of a variant.
@@ -223,6 +226,7 @@ def make_style(
         relu_constant: Use :class:`ScaledActivation`, everywhere. Off is the reading faithful to FedWon's listing,
             which has the gain only; on is DeepMind's form. In front of a normalization layer the constant cancels.
         linear: What hidden fully connected layers are; FedWon leaves them plain.
+        skip_gain: Where the factor of each residual branch starts; see :mod:`fedwon.models.residual`.
         ablation: What is taken out.
 
     Raises:
@@ -232,7 +236,7 @@ def make_style(
     found = find_normalization(normalization)
     if not found.free and not (ablation.standardized and ablation.gain):
         raise ValueError(f"normalization {normalization!r} has no weight standardization to take anything out of")
-    return Style(found, scaled=relu_constant, hidden=linear, ablation=ablation)
+    return Style(found, scaled=relu_constant, hidden=linear, skip_gain=skip_gain, ablation=ablation)
 
 
 class ConvBlock(nn.Module):

@@ -131,7 +131,8 @@ def inverted_residuals(
         squeeze: With squeeze and excitation.
     """
     shapes = list(_shapes(config, stages, size))
-    stds = expected_stds([shape.adds for shape in shapes], SILU_GROWTH if activation is nn.SiLU else 1.0)
+    growth = SILU_GROWTH if activation is nn.SiLU else 1.0
+    stds = expected_stds([shape.adds for shape in shapes], growth, config.style.skip_gain)
     return nn.Sequential(
         *(
             InvertedResidual(config.style, shape, activation, squeeze=squeeze, expected_std=std)

@@ -29,6 +29,7 @@ class ModelConfig:
         image_size: Side of the square image, in pixels; >= 8. A network may need more and says so.
         relu_constant: Multiply every activation by its constant of :data:`~fedwon.models.blocks.GAMMAS`.
         linear: What hidden fully connected layers are: ``plain``, ``dropout`` or ``standardized``.
+        skip_gain: Where the factor of each residual branch starts, without normalization; >= 0.
         ablation: What is taken out of the normalization-free form, for research.
 
     Raises:
@@ -42,6 +43,7 @@ class ModelConfig:
     image_size: int = 28
     relu_constant: bool = False
     linear: LinearKind = "plain"
+    skip_gain: float = 0.0
     ablation: Ablation = WHOLE
 
     def __post_init__(self) -> None:
@@ -51,12 +53,18 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not (math.isfinite(self.width) and self.width > 0):
             raise ValueError(f"width must be positive and finite, got {self.width}")
+        if not (math.isfinite(self.skip_gain) and self.skip_gain >= 0):
+            raise ValueError(f"skip_gain must be at least 0 and finite, got {self.skip_gain}")
 
     @property
     def style(self) -> Style:
         """What the network's blocks are made of."""
         return make_style(
-            self.normalization, relu_constant=self.relu_constant, linear=self.linear, ablation=self.ablation
+            self.normalization,
+            relu_constant=self.relu_constant,
+            linear=self.linear,
+            skip_gain=self.skip_gain,
+            ablation=self.ablation,
         )
 
     def scaled(self, channels: int) -> int:
@@ -126,6 +134,7 @@ def build_model(
     image_size: int = 28,
     relu_constant: bool = False,
     linear: LinearKind = "plain",
+    skip_gain: float = 0.0,
     ablation: Ablation = WHOLE,
 ) -> nn.Module:
     """A freshly initialized network in training mode, on torch's default device.
@@ -142,6 +151,7 @@ def build_model(
         relu_constant: Multiply every activation by its constant, a ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the
             reading faithful to FedWon's listing; see :func:`~fedwon.models.blocks.make_style`.
         linear: Hidden fully connected layers: ``plain`` as FedWon's, with ``dropout``, or ``standardized``.
+        skip_gain: Where the factor of each residual branch starts, without normalization; 0 as published, >= 0.
         ablation: What is taken out of the normalization-free form, for research.
 
     Returns:
@@ -164,6 +174,7 @@ def build_model(
         image_size=image_size,
         relu_constant=relu_constant,
         linear=linear,
+        skip_gain=skip_gain,
         ablation=ablation,
     )
     return family(name, config) if family else _BUILDERS[name](config)

@@ -8,6 +8,9 @@ References:
 In the NF form a block divides its input by the standard deviation it expects there (beta), and adds its residual
 times alpha = 0.2 times a learnable scalar, the skip gain, that starts at 0. So at the start each block passes on what
 came in; the expected variance is 1 after a block that changes the shape and grows by alpha^2 with each that follows.
+
+That is made for hundreds of thousands of steps. In the few hundred that a federation has, gains that start at 0 hardly
+open the branches (docs/decisions/0013-recipe.md), so they can start higher.
 """
 
 import math
@@ -30,16 +33,17 @@ alone that grows from block to block."""
 
 
 class SkipGain(nn.Module):
-    """``residual * value * alpha``, with one learnable value that starts at 0.
+    """``residual * value * alpha``, with one learnable value.
 
     Args:
-        alpha: How much a block's residual may add to the signal's standard deviation at value 1.
+        start: The value at first; 0 as published.
+        alpha: How much a block's residual adds to the signal's standard deviation at value 1.
     """
 
-    def __init__(self, alpha: float = ALPHA) -> None:
+    def __init__(self, start: float = 0.0, alpha: float = ALPHA) -> None:
         super().__init__()
         self.alpha = alpha
-        self.value = nn.Parameter(torch.zeros(()))
+        self.value = nn.Parameter(torch.tensor(float(start)))
 
     def forward(self, residual: Tensor) -> Tensor:
         """Same shape as ``residual``, any shape."""
@@ -72,7 +76,7 @@ class Scale(nn.Module):
 
 def residual_scale(style: Style) -> nn.Module:
     """What a block's residual passes before it is added: nothing where it was normalized, else :class:`SkipGain`."""
-    return SkipGain() if style.normalization.free else nn.Identity()
+    return SkipGain(style.skip_gain) if style.normalization.free else nn.Identity()
 
 
 def input_scale(style: Style, expected_std: float) -> nn.Module:
@@ -80,17 +84,18 @@ def input_scale(style: Style, expected_std: float) -> nn.Module:
     return Scale(1 / expected_std) if style.normalization.free and expected_std != 1 else nn.Identity()
 
 
-def expected_stds(adds: Sequence[bool], growth: float = 1.0) -> Iterator[float]:
+def expected_stds(adds: Sequence[bool], growth: float = 1.0, skip_gain: float = 0.0) -> Iterator[float]:
     """The standard deviation expected at the input of each block of a network.
 
     Args:
         adds: Block by block, whether it adds its residual to its input; one that does not starts anew.
-        growth: Variance behind a block that starts anew, whose input has variance 1.
+        growth: Variance behind a block whose input has variance 1, before it is added to anything.
+        skip_gain: Where the skip gains start; below 1, where the published form has them later, is expected.
     """
-    std = 1.0
+    std, added = 1.0, ALPHA * max(skip_gain, 1.0)
     for block_adds in adds:
         yield std
-        std = math.sqrt(std**2 + ALPHA**2 if block_adds else growth)
+        std = math.sqrt(std**2 + added**2 * growth if block_adds else growth)
 
 
 def compensate_padding(conv: nn.Conv2d, size: int, activation: type[nn.Module]) -> None:

@@ -78,7 +78,8 @@ class ResNet18(nn.Module):
         self.stem = _stem(config, widths[0])
         self.pool = nn.MaxPool2d(3, 2, 1) if config.image_size > _SMALL else nn.Identity()
         shapes = list(_shapes(widths))
-        stds = expected_stds([stride == 1 and before == after for before, after, stride in shapes])
+        adds = [stride == 1 and before == after for before, after, stride in shapes]
+        stds = expected_stds(adds, skip_gain=style.skip_gain)
         self.blocks = nn.Sequential(
             *(
                 BasicBlock(style, before, after, stride=stride, expected_std=std)

@@ -68,6 +68,7 @@ def build(architecture: str, config: ModelConfig) -> nn.Module:
         f"width {config.width:g}": config.width != 1,
         f"in_channels {config.in_channels}": config.in_channels != _IN_CHANNELS,
         "relu_constant": config.relu_constant,
+        f"skip_gain {config.skip_gain:g}": config.skip_gain != 0,
         f"linear {config.linear}": config.linear != "plain",
         "ablation": config.ablation != WHOLE,
         f"normalization {config.normalization!r}": config.normalization not in {"none", "batch"},

@@ -206,7 +206,7 @@ PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 _PACS = {
     "model": {"name": "resnet18", "width": 0.25},
     "images": {"size": 64, "max_train": 300, "validation_fraction": 0.1},
-    "training": {"schedule": "cosine"},
+    "training": {"schedule": "cosine", "augmentation": {"flip_horizontal": True, "turn_degrees": 15.0}},
 }
 _PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a site"
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")

@@ -88,7 +88,10 @@ def test_other_files(tmp_path, text, words):
         ({"rouns": 1}, "unknown key `rouns`, did you mean `rounds`?"),
         ({"training": {"batchsize": 1}}, "unknown key `training.batchsize`, did you mean `batch_size`?"),
         ({"participation": {"qorum": 1}}, "unknown key `participation.qorum`, did you mean `quorum`?"),
-        ({"model": {"zzz": 1}}, "unknown key `model.zzz` (known: name, width, relu_constant, linear, ablation)"),
+        (
+            {"model": {"zzz": 1}},
+            "unknown key `model.zzz` (known: name, width, relu_constant, linear, skip_gain, ablation)",
+        ),
     ],
 )
 def test_unknown_keys_come_with_the_nearest(content, words):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision import models as published
 
+from fedwon.common.recipes import RECIPES
 from fedwon.models import GAMMAS, AdaptiveGradientClipping, ConvBlock, available_models, build_model
 from fedwon.models.inverted_residual import InvertedResidual
 from fedwon.models.residual import ALPHA, MEANS, SkipGain, compensate_padding, expected_stds
@@ -97,15 +98,13 @@ def variances(model, size, images):
     return found
 
 
-@pytest.mark.parametrize("skip_gain", [0, 1])
+@pytest.mark.parametrize("skip_gain", [0, 1, RECIPES["tuned"]["model"]["skip_gain"]])
 @pytest.mark.parametrize(("size", "images"), [(64, 8), (160, 3)])
 @pytest.mark.parametrize("name", available_models())
 def test_the_variance_is_kept_through_the_depth(name, size, images, skip_gain):
     torch.manual_seed(1)
-    model = build_model(name, normalization="none", image_size=size, relu_constant=True)
-    for module in model.modules():
-        if isinstance(module, SkipGain):
-            nn.init.constant_(module.value, skip_gain)
+    model = build_model(name, normalization="none", image_size=size, relu_constant=True, skip_gain=skip_gain)
+    assert {module.value.item() for module in model.modules() if isinstance(module, SkipGain)} <= {skip_gain}
     found = variances(model, size, images)
     assert len(found) >= 6
     out_of_range = {layer: variance for layer, variance in found.items() if not 0.3 <= variance <= 3}
@@ -121,7 +120,8 @@ def test_the_variance_is_lost_without_the_constant(name):
 
 def test_expected_deviations():
     stds = list(expected_stds([False, True, True, False, True], growth=1.21))
-    assert stds == pytest.approx([1, 1.1, (1.21 + ALPHA**2) ** 0.5, (1.21 + 2 * ALPHA**2) ** 0.5, 1.1])
+    assert stds == pytest.approx([1, 1.1, 1.1 * (1 + ALPHA**2) ** 0.5, 1.1 * (1 + 2 * ALPHA**2) ** 0.5, 1.1])
+    assert list(expected_stds([False, True, True], skip_gain=2.5)) == pytest.approx([1, 1, 1.25**0.5])
 
 
 @pytest.mark.parametrize("kind", MEANS)
