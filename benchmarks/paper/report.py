@@ -5,139 +5,42 @@ Every figure on that page comes from the JSON files; a verdict is what the inter
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks import batch_one, lines
-from benchmarks.paper.comparing import Scores, paired
 from benchmarks.paper.curves import learning_curve, svg
 from benchmarks.paper.protocols import PROTOCOLS, Protocol
 from benchmarks.paper.published import NOT_COMPARABLE, published
-from benchmarks.paper.running import RESULTS, Spec, result_path
-from benchmarks.paper.scoring import METRICS, by_domain
-from benchmarks.paper.tuning import chosen, mean_score, rows
+from benchmarks.paper.running import RESULTS
+from benchmarks.paper.scoring import METRICS
+from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows
+from benchmarks.paper.tuning import rows
+from benchmarks.paper.verdicts import interval, points, summary
 
 CURVES = "curves"
+_LEFT_OUT = (
+    " Each domain in turn is left out of the training and scored. FedBN has no layers for a domain that took no part: "
+    "it is served with the mean of the probabilities that its sites' models give."
+)
 HEAD = """# What has been measured
 
 Made by `python -m benchmarks.paper report` from the JSON files in `benchmarks/results/`.
 
-The paper's comparisons, rerun with `python -m benchmarks.paper tune` and `run`. Learning rate and clipping of every
-row were chosen on validation images from one grid for all methods, with a seed of its own. Accuracy is on test
+```console
+python -m benchmarks.paper tune --protocol digits     # learning rate and clipping of each row, by validation images
+python -m benchmarks.paper run --protocol digits      # what is missing of its table; an interrupted run goes on
+python -m benchmarks.paper report                     # this page
+python -m benchmarks.paper evaluate --data DIR        # stored checkpoints on other images: k of n by domain, as JSON
+```
+
+Learning rate and clipping of every row were chosen on validation images from one grid for all methods, with a seed of
+its own. The grid is climbed from its middle until both neighbours of the best rate are worse. Accuracy is on test
 images, in %, mean ± standard deviation over seeds. A difference is paired: same seeds, same test images; its 95 %
 interval counts the spread over seeds (Student's t) and over images. A verdict other than "undecided" means that the
 interval excludes zero.
 """
-NAMES = {
-    "fedwon": "fedwon",
-    "fedwon_constant": "fedwon (listing and ReLU constant)",
-    "fedwon_paper": "fedwon (the paper's listing)",
-}
-
-Runs = list[dict[str, Any]]
-
-
-def finished(protocol: str, variant: str, batch: int, results: Path) -> Runs:
-    """The results of one row, by seed, as far as they are there."""
-    settings = chosen(protocol, variant, batch, results)
-    if settings is None:
-        return []
-    paths = [
-        result_path(Spec(protocol, variant, batch, *settings, seed), results) for seed in PROTOCOLS[protocol].seeds
-    ]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-
-
-def reported_round(result: Mapping[str, Any], plan: Protocol) -> str | None:
-    """The round whose model is reported: the last, or the best on validation images; None if the run diverged."""
-    if result["failed"] or not result["scores"]:
-        return None
-    if plan.selection == "last":
-        return str(max(result["scores"], key=int))
-    return str(max(result["scores"], key=lambda number: mean_score(dict(result), plan, number, "validation")))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    Attributes:
-        variant: a key of `VARIANTS`.
-        batch: images a step.
-        settings: learning rate and clipping, in words.
-        scores: test counts by domain, by seed; None where the run diverged.
-        validation: mean over seeds of the reported rounds' score on validation images; None if one diverged.
-    """
-
-    variant: str
-    batch: int
-    settings: str
-    scores: Mapping[int, Scores | None]
-    validation: float | None
-
-    @property
-    def label(self) -> str:
-        """What the table calls it."""
-        return NAMES.get(self.variant, self.variant)
-
-
-def test_scores(result: Mapping[str, Any], plan: Protocol) -> dict[str, Any] | None:
-    """Test counts by domain of the reported round; with an unseen domain, of that alone."""
-    number = reported_round(result, plan)
-    if number is None:
-        return None
-    tested = {name: site["test"] for name, site in result["scores"][number].items() if "test" in site}
-    without = getattr(plan.partition, "without", "")
-    return by_domain({without: tested[without]} if without else tested)
-
-
-def row(protocols: Sequence[str], variant: str, batch: int, results: Path) -> Row | None:
-    """A row from the results of one protocol, or of a group in which each brings its unseen domain.
-
-    Returns:
-        None if nothing was run, or not with the same seeds.
-    """
-    runs = {name: finished(name, variant, batch, results) for name in protocols}
-    seeds = sorted(set.intersection(*({run["seed"] for run in found} for found in runs.values())))
-    if not seeds:
-        return None
-    scores: dict[int, Scores | None] = {}
-    for seed in seeds:
-        parts = [
-            test_scores(run, PROTOCOLS[name]) for name, found in runs.items() for run in found if run["seed"] == seed
-        ]
-        known = [part for part in parts if part is not None]
-        scores[seed] = (
-            {key: value for part in known for key, value in part.items()} if len(known) == len(parts) else None
-        )
-    first = [run for run in runs[protocols[0]] if run["seed"] in seeds]
-    return Row(variant, batch, _settings(protocols, first), scores, _validation(first, PROTOCOLS[protocols[0]]))
-
-
-def _settings(protocols: Sequence[str], runs: Runs) -> str:
-    if len(protocols) > 1:
-        return "tuned | each"
-    training = runs[0]["config"]["training"]
-    return f"{training['lr']:g} | {training['clipping'] or 'off'}"
-
-
-def _validation(runs: Runs, plan: Protocol) -> float | None:
-    numbers = [reported_round(run, plan) for run in runs]
-    if not all(numbers):
-        return None
-    return statistics.mean(
-        mean_score(run, plan, str(number), "validation") for run, number in zip(runs, numbers, strict=True)
-    )
-
-
-def best(found: Sequence[Row], variant: str) -> Row | None:
-    """The row of a variant whose batch size is best on validation images."""
-    candidates = [row for row in found if row.variant == variant and row.validation is not None]
-    return max(candidates, key=lambda row: row.validation or 0.0, default=None)
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -162,17 +65,11 @@ def _differences(plan: Protocol, found: Sequence[Row]) -> Iterator[str]:
         other = best(found, variant)
         if ours is None or other is None or variant == plan.ours:
             continue
-        pairs = [
-            (mine, theirs)
-            for seed, mine in ours.scores.items()
-            if mine is not None and (theirs := other.scores.get(seed)) is not None
-        ]
-        if pairs:
-            difference = paired([first for first, _ in pairs], [second for _, second in pairs], plan.metric)
-            interval = f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}" if difference.seeds > 1 else "-"
+        change = difference(ours, other, plan.metric)
+        if change is not None:
             yield (
-                f"| {other.label}, batch {other.batch} | {100 * difference.mean:+.1f} | {interval} | "
-                f"{difference.seeds} | {difference.verdict} |"
+                f"| {other.label}, batch {other.batch} | {points(change)} | {interval(change)} | {change.seeds} | "
+                f"{change.verdict} |"
             )
 
 
@@ -180,7 +77,7 @@ def section(title: str, protocols: Sequence[str], results: Path = RESULTS) -> st
     """One protocol, or a group of them, as Markdown."""
     plan = PROTOCOLS[protocols[0]]
     wanted = list(rows(protocols[0]))
-    found = [made for variant, batch in wanted if (made := row(protocols, variant, batch, results)) is not None]
+    found = found_rows(protocols, results)
     text = [f"## {title}", "", f"{_what(plan)}"]
     whole = next((score for row in found for score in row.scores.values() if score is not None), None)
     if found:
@@ -217,7 +114,7 @@ def _what(plan: Protocol) -> str:
         "the last round" if plan.selection == "last" else f"the best by validation of each {plan.test_every}th round"
     )
     cut = f" Smaller than published: {plan.cut}." if plan.cut else ""
-    tested = " Each domain in turn is left out of the training and scored." if plan.group else ""
+    tested = _LEFT_OUT if plan.group else ""
     return f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{tested}{cut}"
 
 
@@ -233,7 +130,11 @@ def curves(protocol: str, results: Path = RESULTS) -> str | None:
 
 def report(results: Path = RESULTS) -> str:
     """The whole page as Markdown."""
-    parts = [HEAD + NOT_COMPARABLE, *(section(title, names, results) for title, names in sections().items())]
+    parts = [
+        HEAD + NOT_COMPARABLE,
+        summary(results),
+        *(section(title, names, results) for title, names in sections().items()),
+    ]
     return "\n\n".join([*parts, batch_one.section().strip(), lines.section().strip()]) + "\n"
 
 
