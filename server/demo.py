@@ -38,7 +38,7 @@ START_SECONDS = 60.0
 DIGITS = RunConfig(
     name="demo",
     rounds=10,
-    model=ModelConfig(width=0.25, relu_constant=True),
+    model=ModelConfig(width=0.25),
     images=ImageConfig(size=28),
     training=TrainingConfig(epochs=2, batch_size=8, lr=0.1, clipping=0.16),
 )

@@ -19,6 +19,11 @@ SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 
 AGC = 0.16
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+FINE_RATES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
+SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Learning rates of tuning, the same for all methods of a protocol. Where the rate falls over the rounds, higher ones
+are worth a closer look."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,12 @@ class Protocol:
         """Rounds of a tuning run at a batch size."""
         return max(self.tune_rounds // 2, 1) if batch <= SMALL_BATCH else self.tune_rounds
 
+    def rates(self, batch: int) -> tuple[float, ...]:
+        """The learning rates that tuning may choose from at a batch size."""
+        if batch <= SMALL_BATCH:
+            return SMALL_BATCH_RATES
+        return FINE_RATES if self.settings.get("training", {}).get("schedule") == "cosine" else RATES
+
 
 def _rows(batch: int, *names: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (batch,))
@@ -155,8 +166,8 @@ def _pacs_without(domain: str) -> Protocol:
         partition=DomainASite(without=domain),
         group="unseen_pacs",
         tuned_as="pacs",
-        rounds=30,
-        tune_rounds=10,
+        rounds=20,
+        tune_rounds=8,
         settings=_PACS,
         rows=_rows(16, "fedwon", "fedavg", "fedbn"),
         seeds=(1, 2),
@@ -212,11 +223,11 @@ _PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a si
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
 
 
-def _tiles(rounds: int, **images: Any) -> Protocol:
+def _tiles(rounds: int, tune_rounds: int, **images: Any) -> Protocol:
     return Protocol(
         "magnetic_tile",
         rounds=rounds,
-        tune_rounds=15,
+        tune_rounds=tune_rounds,
         settings={
             "images": {"size": 64, "channels": 1, **images},
             "model": {"name": "digit_cnn", "width": 0.25},
@@ -285,16 +296,16 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         ),
         "pacs": Protocol(
             "pacs",
-            rounds=30,
-            tune_rounds=10,
+            rounds=20,
+            tune_rounds=8,
             settings=_PACS,
             rows=_rows(16, *_FOUR),
             test_every=10,
             selection="best",
             cut=_PACS_CUT,
         ),
-        "magnetic_tile": _tiles(40),
-        "magnetic_tile_each": _tiles(20, standardize="each"),
+        "magnetic_tile": _tiles(40, 15),
+        "magnetic_tile_each": _tiles(20, 10, standardize="each"),
         "ablation": Protocol(
             "digits_five",
             domains=DIGIT_DOMAINS,

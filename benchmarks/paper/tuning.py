@@ -15,18 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, VARIANTS, Protocol
+from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
 
 SEED = 101
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
-SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
-
-
-def rates(batch: int) -> tuple[float, ...]:
-    """The grid's learning rates at a batch size, the same for all methods."""
-    return SMALL_BATCH_RATES if batch <= SMALL_BATCH else RATES
 
 
 def trials(protocol: str, variant: str, batch: int, lr: float) -> list[Spec]:
@@ -37,8 +30,9 @@ def trials(protocol: str, variant: str, batch: int, lr: float) -> list[Spec]:
 
 def pending(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> list[Spec]:
     """The tuning runs of a row that are to be done next; none if its settings are known."""
-    scores = {lr: found[0] for lr in rates(batch) if (found := _tried(protocol, variant, batch, lr, results))}
-    wanted = next_rates(scores, rates(batch))
+    grid = PROTOCOLS[protocol].rates(batch)
+    scores = {lr: found[0] for lr in grid if (found := _tried(protocol, variant, batch, lr, results))}
+    wanted = next_rates(scores, grid)
     runs = [spec for lr in wanted for spec in trials(protocol, variant, batch, lr)]
     return [spec for spec in runs if not result_path(spec, results).exists()]
 
@@ -92,8 +86,9 @@ def chosen(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> 
         None until the climb has ended. A protocol that takes over another one's tuning says what that one chose.
     """
     tuned_as = PROTOCOLS[protocol].tuned_as or protocol
-    found = {lr: best for lr in rates(batch) if (best := _tried(tuned_as, variant, batch, lr, results))}
-    if next_rates({lr: score for lr, (score, _) in found.items()}, rates(batch)):
+    grid = PROTOCOLS[tuned_as].rates(batch)
+    found = {lr: best for lr in grid if (best := _tried(tuned_as, variant, batch, lr, results))}
+    if next_rates({lr: score for lr, (score, _) in found.items()}, grid):
         return None
     _, best = max((found[lr] for lr in sorted(found)), key=lambda item: item[0])
     return best.lr, best.clipping

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from benchmarks.paper.protocols import PROTOCOLS
+from benchmarks.paper.protocols import FINE_RATES, PROTOCOLS, RATES, SMALL_BATCH_RATES
 from benchmarks.paper.running import result_path
-from benchmarks.paper.tuning import RATES, chosen, next_rates, pending, rates, trials
+from benchmarks.paper.tuning import chosen, next_rates, pending, trials
 
 
 @pytest.mark.parametrize("best", range(5))
@@ -24,6 +24,11 @@ def test_it_starts_in_the_middle_and_prefers_the_lower_of_equals():
     assert next_rates({0.03: 0.6, 0.1: 0.6, 0.3: 0.5}, RATES) == [0.01]
 
 
+def test_all_methods_of_a_protocol_have_one_grid():
+    assert PROTOCOLS["digits"].rates(32) == RATES
+    assert {plan.rates(1) for plan in PROTOCOLS.values()} == {SMALL_BATCH_RATES}
+
+
 def write(spec, results, correct):
     score = {"site": {"validation": {"correct": correct, "examples": 100}}}
     path = result_path(spec, results)
@@ -33,9 +38,9 @@ def write(spec, results, correct):
 
 def test_a_row_is_tuned_rate_by_rate_on_validation_images(tmp_path):
     row = ("digits_small", "fedavg", 32)
-    assert rates(32) == RATES
-    assert pending(*row, tmp_path) == trials(*row, 0.1)
-    reached = {0.03: (40, 50), 0.1: (60, 70), 0.3: (65, None)}  # without and with clipping; None: diverged
+    assert PROTOCOLS["digits_small"].rates(32) == FINE_RATES
+    assert pending(*row, tmp_path) == trials(*row, 0.3)
+    reached = {0.3: (65, None), 0.6: (9, 9), 0.1: (60, 70), 0.03: (40, 50)}  # without and with clipping; None: diverged
     for lr, (plain, clipped) in reached.items():
         assert chosen(*row, tmp_path) is None
         for spec, correct in zip(trials(*row, lr), (plain, clipped), strict=True):
@@ -45,7 +50,7 @@ def test_a_row_is_tuned_rate_by_rate_on_validation_images(tmp_path):
 
 
 def test_a_protocol_can_take_over_anothers_tuning(tmp_path):
-    for lr, correct in ((0.03, 1), (0.1, 2), (0.3, 1)):
+    for lr, correct in ((0.03, 1), (0.1, 2), (0.3, 1), (0.6, 0)):
         for spec in trials("digits_small", "fedbn", 32, lr):
             write(spec, tmp_path, correct)
     assert PROTOCOLS["digits_without_svhn"].tuned_as == "digits_small"
