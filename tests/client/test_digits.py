@@ -101,7 +101,7 @@ def sites() -> dict[str, SiteData]:
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return build_model("digit_cnn", width=RUN.model.width, relu_constant=RUN.model.relu_constant)
+        return build_model("digit_cnn", width=RUN.model.width, relu_constant=True, linear=RUN.model.linear)
 
 
 def accuracies(model: nn.Module, lines: dict[str, SiteData]) -> dict[str, float]:
