@@ -32,8 +32,8 @@ least of them in brackets.
 """
 TAIL = """
 So a model of one line alone fails on others (0 to 4 % on its worst one), and the federation's is above 92 % on each.
-The lr was chosen on validation images and on other deals of the digits, before there was a recipe; the rendering of two lines was changed once
-after a look at test results (`paper` had been at 90.3 % with one seed).
+The lr was chosen on validation images and on other deals of the digits, before there was a recipe; the rendering of two
+lines was changed once after a look at test results (`paper` had been at 90.3 % with one seed).
 
 Taken 2026-11-24 on two shared cores, Python 3.11.7, torch 2.14.1 (CPU), flwr 1.41.0.
 """

@@ -1,7 +1,8 @@
 """What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 240] [--threads 1]`.
 
 For each network and batch size 1, 2, 8, 32: a step (forward, backward, SGD) of the plain convolution network, of the
-weight-standardized one, of the latter with adaptive clipping, and of the batch-normalized one, taken in turn in one
+weight-standardized one, of the latter with adaptive clipping, of fedwon's recipe (which also standardizes the hidden
+linear layers), and of the batch-normalized one, taken in turn in one
 process, so that whatever else the machine does falls on all of them alike. A row's ratios are medians over the turns,
 with the quartiles; peak memory is that of a process that does nothing else. Writes `benchmarks/results/step_time.json`
 and prints the table of docs/performance.md.
@@ -25,13 +26,14 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from fedwon.common.memory import keep_freed_memory
 from fedwon.models import AdaptiveGradientClipping, WSConv2d, available_models, build_model
+from fedwon.models.blocks import LinearKind
 from fedwon.server.simulating import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "step_time.json"
 SIZES = {"digit_cnn": 28, "alexnet": 128}
 SIZE = 64
 BATCHES = (1, 2, 8, 32)
-FORMS = ("plain", "standardized", "with clipping", "batch norm")
+FORMS = ("plain", "standardized", "with clipping", "recipe", "batch norm")
 PEAKS = ("plain", "standardized", "batch norm")
 PEAK_BATCHES = (32,)
 CLIPPING = 0.16
@@ -63,11 +65,14 @@ def step_of(name: str, form: str, batch: int) -> Callable[[], None]:
     torch.manual_seed(0)
     size = SIZES.get(name, SIZE)
     normalization = "batch" if form == "batch norm" else "none"
-    model = build_model(name, normalization=normalization, image_size=size, relu_constant=normalization == "none")
+    linear: LinearKind = "standardized" if form == "recipe" else "plain"
+    model = build_model(
+        name, normalization=normalization, image_size=size, relu_constant=normalization == "none", linear=linear
+    )
     if form == "plain":
         model = plain(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    clipping = AdaptiveGradientClipping(model, CLIPPING) if form == "with clipping" else None
+    clipping = AdaptiveGradientClipping(model, CLIPPING) if form in {"with clipping", "recipe"} else None
     images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
 
     def _step() -> None:
@@ -128,7 +133,8 @@ def _peak() -> float:
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     heads = (
-        *("network", "batch", "plain, ms", "WSConv / plain", "with clipping / plain", "batch norm / plain"),
+        *("network", "batch", "plain, ms", "WSConv / plain", "with clipping / plain", "recipe / plain"),
+        "batch norm / plain",
         *("WSConv / batch norm", "peak MB: plain, WSConv, batch norm"),
     )
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
