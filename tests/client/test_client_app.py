@@ -15,9 +15,9 @@ from fedwon.client.app import app, derive_seed
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.errors import ClassMismatch, ConfigError, DataError, DataMissing, ModelMismatch, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
+from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
 from fedwon.common.run_config import TaskConfig
-from fedwon.models import build_model
 from tests.client.site_kit import task_of, write_classes
 
 TRAIN_KEYS = {
@@ -50,18 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def weights(task: TaskConfig) -> ArrayRecord:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return record_of(
-            build_model(
-                task.model.name,
-                normalization=task.normalization,
-                num_classes=len(task.classes),
-                width=task.model.width,
-                in_channels=task.images.channels,
-                image_size=task.images.size,
-            )
-        )
+    return record_of(network(task))
 
 
 def site(folder: Path, name: str = "line1", **config: Any) -> Context:
