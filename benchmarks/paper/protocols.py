@@ -269,7 +269,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             "digits_five",
             domains=DIGIT_DOMAINS,
             rounds=20,
-            tune_rounds=8,
+            tune_rounds=20,
             settings=_SMALL,
             rows={
                 **_rows(32, *_METHODS),
