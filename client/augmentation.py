@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
-from fedwon.common.run_config import AugmentationConfig
+from fedwon.common.task_settings import AugmentationConfig
 
 Augment = Callable[[Tensor], Tensor]
 """Network inputs (B, C, H, W) to inputs of the same shape, each image changed by itself."""

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as ops  # type: ignore[import-untyped]
 
-from fedwon.common.run_config import ImageConfig
+from fedwon.common.task_settings import ImageConfig
 
 _COLOURS = 3
 _WORD_MAX = 2**16 - 1

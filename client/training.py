@@ -24,7 +24,7 @@ from fedwon.client.augmentation import augmentation
 from fedwon.client.images import Batch, ImageSet
 from fedwon.client.progress import raise_if_cancelled, report
 from fedwon.common.errors import TaskFailed
-from fedwon.common.run_config import TrainingConfig
+from fedwon.common.task_settings import TrainingConfig
 from fedwon.models import AdaptiveGradientClipping, fold, freeze_statistics
 
 EVALUATION_BATCH = 64

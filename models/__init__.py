@@ -8,15 +8,12 @@
 from fedwon.models.alexnet import AlexNet
 from fedwon.models.blocks import (
     GAMMAS,
-    NORMALIZATIONS,
     RELU_GAMMA,
     Ablation,
     ConvBlock,
     LinearBlock,
-    Normalization,
     ScaledActivation,
     Style,
-    UnknownNormalizationError,
     make_style,
 )
 from fedwon.models.channel_affine import ChannelAffine
@@ -36,6 +33,7 @@ from fedwon.models.findings import Finding, explain
 from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
 from fedwon.models.mobilenet import MobileNetV2
+from fedwon.models.normalizations import NORMALIZATIONS, Normalization, UnknownNormalizationError
 from fedwon.models.offset_conv import OffsetWSConv2d
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.resnet import ResNet18

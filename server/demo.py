@@ -23,7 +23,8 @@ from fedwon.common.console import show_table
 from fedwon.common.errors import FolderTaken, RunError
 from fedwon.common.model_file import read_model
 from fedwon.common.pki import fingerprint
-from fedwon.common.run_config import ImageConfig, ModelConfig, RunConfig, TrainingConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.server import report, sites
 from fedwon.server.children import Children
 from fedwon.server.config import ServerConfig

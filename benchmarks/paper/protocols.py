@@ -14,71 +14,16 @@ from typing import Any, Literal
 
 from benchmarks.paper.partitions import DomainASite, LabelSkew, Partition, SitesADomain
 from benchmarks.paper.sets import TEST_SHARE
+from benchmarks.paper.variants import FORMS, METHODS
 
 SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 
-AGC = 0.16
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 FINE_RATES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 SMALL_BATCH_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """Learning rates of tuning, the same for all methods of a protocol. Where the rate falls over the rounds, higher ones
 are worth a closer look."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a row of a table runs: a method, and for FedWon its form.
-
-    Attributes:
-        settings: the part of the configuration that makes it what it is.
-        clippings: lambdas of adaptive gradient clipping that tuning may choose from; None: off.
-    """
-
-    settings: Mapping[str, Any]
-    clippings: tuple[float | None, ...] = (None, AGC)
-
-
-def _plain(*, clippings: tuple[float | None, ...] = (None, AGC), **model: Any) -> Variant:
-    """FedWon by the paper's listing, with so much of the recipe as is named."""
-    return Variant({"method": "fedwon", "recipe": "paper", "model": model}, clippings)
-
-
-def _constant(training: Mapping[str, Any] | None = None, **model: Any) -> Variant:
-    """With the ReLU constant and clipping."""
-    form = _plain(relu_constant=True, clippings=(AGC,), **model)
-    return Variant({**form.settings, "training": dict(training or {})}, form.clippings)
-
-
-_BASELINES = ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
-_METHODS = ("fedwon", "fedwon_paper", *_BASELINES)
-_FORMS: Mapping[str, Variant] = {
-    "nothing": _plain(clippings=(None,), ablation={"standardized": False}),
-    "agc": _plain(clippings=(AGC,), ablation={"standardized": False}),
-    "constant_agc": _constant(ablation={"standardized": False}),
-    "ws": _plain(clippings=(None,)),
-    "ws_agc": _plain(clippings=(AGC,)),
-    "ws_constant": _plain(relu_constant=True, clippings=(None,)),
-    "ws_constant_agc": _constant(),
-    "no_gain": _constant(ablation={"gain": False}),
-    "sent_standardized": _constant({"weights_sent": "standardized"}),
-    "linear_dropout": _constant(linear="dropout"),
-    "linear_standardized": _constant(linear="standardized"),
-    "epochs_4": _constant({"epochs": 4}),
-    "epochs_8": _constant({"epochs": 8}),
-}
-
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
-    {
-        "fedwon": Variant({"method": "fedwon"}),
-        "fedwon_constant": _plain(relu_constant=True),
-        "fedwon_paper": _plain(),
-        **{name: Variant({"method": name}) for name in _BASELINES},
-        **_FORMS,
-    }
-)
-"""The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
-alone, and `fedwon_constant` that with the ReLU constant; the forms are the ablation's."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +217,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             tune_rounds=20,
             settings=_SMALL,
             rows={
-                **_rows(32, *_METHODS),
+                **_rows(32, *METHODS),
                 **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },
@@ -313,7 +258,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             rounds=12,
             tune_rounds=6,
             settings=_SMALL,
-            rows={name: (32,) if name.startswith("epochs") else (1, 2, 32) for name in _FORMS},
+            rows={name: (32,) if name.startswith("epochs") else (1, 2, 32) for name in FORMS},
             seeds=(1, 2),
             ours="ws_constant_agc",
             cut=f"{_SMALL_CUT}, 12 rounds",

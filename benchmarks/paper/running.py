@@ -15,9 +15,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol
+from benchmarks.paper.protocols import PROTOCOLS, Protocol
 from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
+from benchmarks.paper.variants import VARIANTS
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
 from fedwon.client.listing import Part

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, VARIANTS, Protocol
+from benchmarks.paper.protocols import PROTOCOLS, Protocol
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.scoring import METRICS
+from benchmarks.paper.variants import VARIANTS
 
 SEED = 101
 

@@ -16,7 +16,8 @@ from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import ImageConfig, ModelConfig, RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.task_settings import ImageConfig, ModelConfig
 from fedwon.models import local_names
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedwon.client.augmentation import augmentation
-from fedwon.common.run_config import AugmentationConfig
+from fedwon.common.task_settings import AugmentationConfig
 
 
 def augmented(images: Tensor, seed: int = 0, **settings: object) -> Tensor:

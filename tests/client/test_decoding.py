@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fedwon.client.decoding import Preparation, Unreadable, read_image
-from fedwon.common.run_config import ImageConfig
+from fedwon.common.task_settings import ImageConfig
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:

@@ -21,7 +21,7 @@ from fedwon.client.prefetch import THREAD_NAME
 from fedwon.client.progress import Cancelled, watch
 from fedwon.client.training import batch_sizes, evaluate, train
 from fedwon.common.errors import TaskFailed
-from fedwon.common.run_config import ImageConfig, TrainingConfig
+from fedwon.common.task_settings import ImageConfig, TrainingConfig
 from fedwon.models import AdaptiveGradientClipping, build_model
 
 CLASSES = ("a", "b", "c")

@@ -24,7 +24,7 @@ from fedwon.models import (
     make_style,
     register,
 )
-from fedwon.models.blocks import group_count, layer_norm
+from fedwon.models.normalizations import group_count, layer_norm
 
 STATELESS = ["none", "group", "layer"]
 

@@ -17,14 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedwon.common import pki
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.flower import set_message_id
-from fedwon.common.run_config import (
-    AggregationConfig,
-    ImageConfig,
-    ModelConfig,
-    ParticipationConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from fedwon.common.run_config import AggregationConfig, ParticipationConfig, RunConfig
+from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc

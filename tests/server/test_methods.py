@@ -14,7 +14,8 @@ from fedwon.common.arrays import open_record
 from fedwon.common.errors import Stopped
 from fedwon.common.methods import METHODS
 from fedwon.common.model_file import network
-from fedwon.common.run_config import ImageConfig, ModelConfig, ParticipationConfig, RunConfig, TrainingConfig
+from fedwon.common.run_config import ParticipationConfig, RunConfig
+from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.models import local_names
 from fedwon.server.app import federate
 from fedwon.server.events import RoundCommitted

@@ -13,7 +13,8 @@ from benchmarks.convert import with_statistics
 from fedwon.common.config import load, parse
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
 from fedwon.common.model_file import network, read_model, trained_network
-from fedwon.common.run_config import ModelConfig, RunConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_settings import ModelConfig
 from fedwon.models import is_normalization_free, largest_difference, normalization_layers
 from fedwon.server.app import federate
 from fedwon.server.config import ServerConfig

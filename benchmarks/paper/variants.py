@@ -1,0 +1,66 @@
+"""The rows of the tables as data: methods, and FedWon's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+AGC = 0.16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a row of a table runs: a method, and for FedWon its form.
+
+    Attributes:
+        settings: the part of the configuration that makes it what it is.
+        clippings: lambdas of adaptive gradient clipping that tuning may choose from; None: off.
+    """
+
+    settings: Mapping[str, Any]
+    clippings: tuple[float | None, ...] = (None, AGC)
+
+
+def _plain(*, clippings: tuple[float | None, ...] = (None, AGC), **model: Any) -> Variant:
+    """FedWon by the paper's listing, with so much of the recipe as is named."""
+    return Variant({"method": "fedwon", "recipe": "paper", "model": model}, clippings)
+
+
+def _constant(training: Mapping[str, Any] | None = None, **model: Any) -> Variant:
+    """With the ReLU constant and clipping."""
+    form = _plain(relu_constant=True, clippings=(AGC,), **model)
+    return Variant({**form.settings, "training": dict(training or {})}, form.clippings)
+
+
+BASELINES = ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
+METHODS = ("fedwon", "fedwon_paper", *BASELINES)
+"""The rows of the main tables."""
+FORMS: Mapping[str, Variant] = {
+    "nothing": _plain(clippings=(None,), ablation={"standardized": False}),
+    "agc": _plain(clippings=(AGC,), ablation={"standardized": False}),
+    "constant_agc": _constant(ablation={"standardized": False}),
+    "ws": _plain(clippings=(None,)),
+    "ws_agc": _plain(clippings=(AGC,)),
+    "ws_constant": _plain(relu_constant=True, clippings=(None,)),
+    "ws_constant_agc": _constant(),
+    "no_gain": _constant(ablation={"gain": False}),
+    "sent_standardized": _constant({"weights_sent": "standardized"}),
+    "linear_dropout": _constant(linear="dropout"),
+    "linear_standardized": _constant(linear="standardized"),
+    "epochs_4": _constant({"epochs": 4}),
+    "epochs_8": _constant({"epochs": 8}),
+}
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "fedwon": Variant({"method": "fedwon"}),
+        "fedwon_constant": _plain(relu_constant=True),
+        "fedwon_paper": _plain(),
+        **{name: Variant({"method": name}) for name in BASELINES},
+        **FORMS,
+    }
+)
+"""The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
+alone, and `fedwon_constant` that with the ReLU constant; the forms are the ablation's."""
