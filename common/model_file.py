@@ -67,6 +67,7 @@ def network(task: TaskConfig) -> nn.Module:
                 image_size=task.images.size,
                 relu_constant=task.model.relu_constant,
                 linear=task.model.linear,
+                dropout=task.model.dropout,
                 skip_gain=task.model.skip_gain,
                 ablation=Ablation(**task.model.ablation.model_dump()),
             )

@@ -163,6 +163,7 @@ _LATER: Mapping[str, object] = MappingProxyType(
         "model.ablation.standardized": True,
         "model.ablation.gain": True,
         "model.linear": "plain",
+        "model.dropout": 0.0,
         "model.skip_gain": 0.0,
     }
 )

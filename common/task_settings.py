@@ -33,9 +33,10 @@ class ModelConfig(Settings):
     relu_constant: bool = False
     """Multiply every ReLU by 1.7129 (SiLU: 1.7872), which keeps the variance through depth (Brock et al. 2021). Off is
     the paper's listing: a learnable gain alone."""
-    linear: Literal["plain", "dropout", "standardized"] = "plain"
-    """Hidden fully connected layers: plain as in the paper, with dropout of one half, or with standardized weights like
-    the convolutions."""
+    linear: Literal["plain", "standardized"] = "plain"
+    """Hidden fully connected layers: plain as in the paper, or with standardized weights like the convolutions."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the outputs of hidden fully connected layers that is left out, at random, in each training step."""
     skip_gain: float = Field(default=0.0, ge=0, le=10)
     """Where the factor of each residual branch starts, in networks with residual sums and without normalization. 0
     closes the branches at first, as in the NFNets, which take thousands of steps to open them."""

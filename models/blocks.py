@@ -52,10 +52,8 @@ class ScaledActivation(nn.Module):
         return f"gamma={self.gamma:.5f}"
 
 
-LinearKind = Literal["plain", "dropout", "standardized"]
-"""Hidden fully connected layers: plain, as FedWon's; with dropout of one half behind them; or standardized like the
-convolutions."""
-_DROPOUT = 0.5
+LinearKind = Literal["plain", "standardized"]
+"""Hidden fully connected layers: plain, as FedWon's, or standardized like the convolutions."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class Style:
         normalization: Convolution and normalization.
         scaled: Multiply each activation by its constant of :data:`GAMMAS`.
         hidden: What hidden fully connected layers are.
+        drop: Share of their outputs that is left out in each training step, 0 to 1.
         skip_gain: Where the factor of each residual branch starts, in networks with residual sums.
         ablation: What is taken out.
     """
@@ -90,6 +89,7 @@ class Style:
     normalization: Normalization
     scaled: bool = False
     hidden: LinearKind = "plain"
+    drop: float = 0.0
     skip_gain: float = 0.0
     ablation: Ablation = WHOLE
 
@@ -108,7 +108,7 @@ class Style:
 
     def dropout(self) -> nn.Module:
         """What follows a hidden fully connected layer's activation."""
-        return nn.Dropout(_DROPOUT) if self.hidden == "dropout" else nn.Identity()
+        return nn.Dropout(self.drop) if self.drop else nn.Identity()
 
     def activation(self, kind: type[nn.Module] = nn.ReLU) -> nn.Module:
         """A nonlinearity.
@@ -124,6 +124,7 @@ def make_style(
     *,
     relu_constant: bool = False,
     linear: LinearKind = "plain",
+    dropout: float = 0.0,
     skip_gain: float = 0.0,
     ablation: Ablation = WHOLE,
 ) -> Style:
@@ -134,6 +135,7 @@ def make_style(
         relu_constant: Use :class:`ScaledActivation`, everywhere. Off is the reading faithful to FedWon's listing,
             which has the gain only; on is DeepMind's form. In front of a normalization layer the constant cancels.
         linear: What hidden fully connected layers are; FedWon leaves them plain.
+        dropout: Share of their outputs that is left out in each training step, 0 to 1.
         skip_gain: Where the factor of each residual branch starts; see :mod:`fedwon.models.residual`.
         ablation: What is taken out.
 
@@ -144,7 +146,7 @@ def make_style(
     found = find_normalization(normalization)
     if not found.free and not (ablation.standardized and ablation.gain):
         raise ValueError(f"normalization {normalization!r} has no weight standardization to take anything out of")
-    return Style(found, scaled=relu_constant, hidden=linear, skip_gain=skip_gain, ablation=ablation)
+    return Style(found, scaled=relu_constant, hidden=linear, drop=dropout, skip_gain=skip_gain, ablation=ablation)
 
 
 class ConvBlock(nn.Module):

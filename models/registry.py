@@ -28,7 +28,8 @@ class ModelConfig:
         in_channels: Channels of the image; > 0.
         image_size: Side of the square image, in pixels; >= 8. A network may need more and says so.
         relu_constant: Multiply every activation by its constant of :data:`~fedwon.models.blocks.GAMMAS`.
-        linear: What hidden fully connected layers are: ``plain``, ``dropout`` or ``standardized``.
+        linear: What hidden fully connected layers are: ``plain`` or ``standardized``.
+        dropout: Share of their outputs that is left out in each training step; >= 0, < 1.
         skip_gain: Where the factor of each residual branch starts, without normalization; >= 0.
         ablation: What is taken out of the normalization-free form, for research.
 
@@ -43,6 +44,7 @@ class ModelConfig:
     image_size: int = 28
     relu_constant: bool = False
     linear: LinearKind = "plain"
+    dropout: float = 0.0
     skip_gain: float = 0.0
     ablation: Ablation = WHOLE
 
@@ -53,6 +55,8 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not (math.isfinite(self.width) and self.width > 0):
             raise ValueError(f"width must be positive and finite, got {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not (math.isfinite(self.skip_gain) and self.skip_gain >= 0):
             raise ValueError(f"skip_gain must be at least 0 and finite, got {self.skip_gain}")
 
@@ -63,6 +67,7 @@ class ModelConfig:
             self.normalization,
             relu_constant=self.relu_constant,
             linear=self.linear,
+            dropout=self.dropout,
             skip_gain=self.skip_gain,
             ablation=self.ablation,
         )
@@ -134,6 +139,7 @@ def build_model(
     image_size: int = 28,
     relu_constant: bool = False,
     linear: LinearKind = "plain",
+    dropout: float = 0.0,
     skip_gain: float = 0.0,
     ablation: Ablation = WHOLE,
 ) -> nn.Module:
@@ -150,7 +156,8 @@ def build_model(
         image_size: Side of the square image, in pixels; >= 8.
         relu_constant: Multiply every activation by its constant, a ReLU by sqrt(2 / (1 - 1/pi)). Off by default, the
             reading faithful to FedWon's listing; see :func:`~fedwon.models.blocks.make_style`.
-        linear: Hidden fully connected layers: ``plain`` as FedWon's, with ``dropout``, or ``standardized``.
+        linear: Hidden fully connected layers: ``plain`` as FedWon's, or ``standardized``.
+        dropout: Share of their outputs that is left out in each training step; >= 0, < 1.
         skip_gain: Where the factor of each residual branch starts, without normalization; 0 as published, >= 0.
         ablation: What is taken out of the normalization-free form, for research.
 
@@ -174,6 +181,7 @@ def build_model(
         image_size=image_size,
         relu_constant=relu_constant,
         linear=linear,
+        dropout=dropout,
         skip_gain=skip_gain,
         ablation=ablation,
     )

@@ -69,6 +69,7 @@ def build(architecture: str, config: ModelConfig) -> nn.Module:
         f"in_channels {config.in_channels}": config.in_channels != _IN_CHANNELS,
         "relu_constant": config.relu_constant,
         f"skip_gain {config.skip_gain:g}": config.skip_gain != 0,
+        f"dropout {config.dropout:g}": config.dropout != 0,
         f"linear {config.linear}": config.linear != "plain",
         "ablation": config.ablation != WHOLE,
         f"normalization {config.normalization!r}": config.normalization not in {"none", "batch"},

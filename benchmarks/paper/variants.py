@@ -47,7 +47,7 @@ FORMS: Mapping[str, Variant] = {
     "ws_constant_agc": _constant(),
     "no_gain": _constant(ablation={"gain": False}),
     "sent_standardized": _constant({"weights_sent": "standardized"}),
-    "linear_dropout": _constant(linear="dropout"),
+    "linear_dropout": _constant(dropout=0.5),
     "linear_standardized": _constant(linear="standardized"),
     "epochs_4": _constant({"epochs": 4}),
     "epochs_8": _constant({"epochs": 8}),

@@ -90,7 +90,7 @@ def test_other_files(tmp_path, text, words):
         ({"participation": {"qorum": 1}}, "unknown key `participation.qorum`, did you mean `quorum`?"),
         (
             {"model": {"zzz": 1}},
-            "unknown key `model.zzz` (known: name, width, relu_constant, linear, skip_gain, ablation)",
+            "unknown key `model.zzz` (known: name, width, relu_constant, linear, dropout, skip_gain, ablation)",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_each_switch_takes_out_one_thing():
     assert set(whole.state_dict()) - set(no_gain.state_dict()) == {f"conv{i}.conv.gain" for i in (1, 2, 3)}
     linear = build_model("digit_cnn", width=0.1, linear="standardized")
     assert (len(layers(linear, WSLinear)), len(layers(linear, nn.Linear))) == (2, 1)
-    dropout = build_model("digit_cnn", width=0.1, linear="dropout")
+    dropout = build_model("digit_cnn", width=0.1, dropout=0.5)
     assert len(layers(dropout, nn.Dropout)) == 2
     x = torch.randn(2, 3, 28, 28)
     assert not torch.equal(dropout(x), dropout(x))
@@ -76,4 +76,17 @@ def test_every_network_can_be_ablated(name, settings):
 def test_a_normalized_network_has_nothing_to_take_out(ablation):
     with pytest.raises(ValueError, match="'batch' has no weight standardization"):
         build_model("digit_cnn", normalization="batch", ablation=ablation)
-    build_model("digit_cnn", normalization="batch", width=0.1, linear="dropout")
+    build_model("digit_cnn", normalization="batch", width=0.1, dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dropout": 1.0}, "below 1"),
+        ({"dropout": -0.1}, "at least 0"),
+        ({"skip_gain": -1.0}, "skip_gain must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        build_model("digit_cnn", width=0.1, **settings)
