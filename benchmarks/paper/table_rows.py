@@ -19,6 +19,8 @@ NAMES = {
     "fedwon": "fedwon",
     "fedwon_constant": "fedwon (listing and ReLU constant)",
     "fedwon_paper": "fedwon (the paper's listing)",
+    "fedavg_unclipped": "fedavg (never clipped, as published)",
+    "fedbn_unclipped": "fedbn (never clipped, as published)",
 }
 
 Runs = list[dict[str, Any]]

@@ -59,8 +59,10 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "fedwon_constant": _plain(relu_constant=True),
         "fedwon_paper": _plain(),
         **{name: Variant({"method": name}) for name in BASELINES},
+        **{f"{name}_unclipped": Variant({"method": name}, (None,)) for name in ("fedavg", "fedbn")},
         **FORMS,
     }
 )
 """The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
-alone, and `fedwon_constant` that with the ReLU constant; the forms are the ablation's."""
+alone, and `fedwon_constant` that with the ReLU constant. The baselines may be clipped like FedWon, which their authors
+did not do; `..._unclipped` are as published. The forms are the ablation's."""
