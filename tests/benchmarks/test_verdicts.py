@@ -60,8 +60,17 @@ def test_a_set_counts_only_if_both_rivals_are_beaten(tmp_path, shares, verdicts,
     page = summary(tmp_path)
     for rival, verdict in zip(RIVALS, verdicts, strict=True):
         assert any(line.startswith(f"| digits | {rival}") and f"**{verdict}**" in line for line in page.splitlines())
-    assert conclusion in page
+    assert conclusion in next(line for line in page.splitlines() if line.startswith("**FedWon is ahead"))
+    assert "without it: FedWon is ahead of both, with intervals that exclude zero, on none of 4 sets" in page
     assert "| office | fedbn | not run yet |" in page
+
+
+def test_the_baselines_as_published_are_counted_apart(tmp_path):
+    shares = {"fedwon": 0.9, "fedavg": 0.9, "fedbn": 0.9, "fedavg_unclipped": 0.5, "fedbn_unclipped": 0.6}
+    results_of(tmp_path, "digits", shares)
+    first, second = (line for line in summary(tmp_path).splitlines() if "FedWon is ahead" in line)
+    assert "on none of 4 sets" in first
+    assert "on 1 of 4 sets (Digits-Five)" in second
 
 
 def test_one_seed_decides_nothing(tmp_path):
@@ -72,7 +81,7 @@ def test_one_seed_decides_nothing(tmp_path):
 def test_all_sets(tmp_path):
     for protocols in SETS.values():
         results_of(tmp_path, protocols[0], {"fedwon": 0.9, "fedavg": 0.5, "fedbn": 0.6})
-    assert "It holds on all 4 sets" in summary(tmp_path)
+    assert "**FedWon is ahead of both on all 4 sets, with intervals that exclude zero.**" in summary(tmp_path)
 
 
 def test_a_table_names_what_is_missing(tmp_path):
