@@ -1,4 +1,4 @@
-"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 240] [--threads 1]`.
+"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 80] [--threads 1]`.
 
 For each network and batch size 1, 2, 8, 32: a step (forward, backward, SGD) of the plain convolution network, of the
 weight-standardized one, of the latter with adaptive clipping, of fedwon's recipe (which also standardizes the hidden
@@ -173,7 +173,7 @@ def _measure(seconds: float, networks: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure, keep the figures and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=100, help="for the timing of all networks together")
+    parser.add_argument("--seconds", type=float, default=80, help="for the timing of all networks together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", action="append", choices=available_models())
     parser.add_argument("--peak", nargs=3, metavar=("NETWORK", "FORM", "BATCH"), help=argparse.SUPPRESS)
