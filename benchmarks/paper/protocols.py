@@ -238,7 +238,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 },
             },
             rows={
-                **_rows(32, *_FOUR, "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
+                **_rows(32, *_FOUR, "fedwon_constant", "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
                 "fedwon": (1, 2, 32),
                 "fedbn": (2, 32),
             },
