@@ -1,4 +1,4 @@
-"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 80] [--threads 1]`.
+"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 60] [--threads 1]`.
 
 For each network and batch size 1, 2, 8, 32: a step (forward, backward, SGD) of the plain convolution network, of the
 weight-standardized one, of the latter with adaptive clipping, of fedwon's recipe (which also standardizes the hidden
@@ -37,6 +37,7 @@ FORMS = ("plain", "standardized", "with clipping", "recipe", "batch norm")
 PEAKS = ("plain", "standardized", "batch norm")
 PEAK_BATCHES = (32,)
 CLIPPING = 0.16
+_FEWEST = 4
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -101,7 +102,7 @@ def compare(name: str, batch: int, seconds: float) -> dict[str, Any]:
         step()
     times: dict[str, list[float]] = {form: [] for form in steps}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["plain"]) < 5:
+    while time.perf_counter() < end or len(times["plain"]) < _FEWEST:
         for form, step in steps.items():
             started = time.perf_counter()
             step()
@@ -173,7 +174,7 @@ def _measure(seconds: float, networks: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure, keep the figures and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=80, help="for the timing of all networks together")
+    parser.add_argument("--seconds", type=float, default=60, help="for the timing of all networks together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", action="append", choices=available_models())
     parser.add_argument("--peak", nargs=3, metavar=("NETWORK", "FORM", "BATCH"), help=argparse.SUPPRESS)
