@@ -1,8 +1,8 @@
 """Recipes: what a run of FedWon is where its configuration says nothing, as data.
 
 What is known of the paper leaves open how the signal is kept in range, what becomes of the fully connected layers, and
-which clipping goes with which batch. `paper` is the plain reading of its listing; `tuned` is what did best on
-validation images (docs/results.md, docs/decisions/0013-recipe.md).
+which clipping goes with which batch. `paper` is the plain reading of its listing; `tuned` is what makes such a network
+trainable in a few hundred steps (docs/decisions/0013-recipe.md; what it brings, set by set: docs/results.md).
 """
 
 from __future__ import annotations
@@ -23,13 +23,3 @@ RECIPES: Mapping[RecipeName, Mapping[str, Mapping[str, Any]]] = MappingProxyType
     }
 )
 """Settings of a run by the recipe's name, nested as in its configuration."""
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested settings over one another; later ones win."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            known = result.get(key)
-            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return result

@@ -59,8 +59,8 @@ class RunConfig(Settings):
     method: MethodName = "fedwon"
     """The federated method; see docs/configuration.md for the table."""
     recipe: RecipeName = "tuned"
-    """What a run of `fedwon` is where this file says nothing else; see the [table below](#recipes). `tuned`: what was
-    best on validation images of every set that was tried. `paper`: the plain reading of the paper's listing."""
+    """What a run of `fedwon` is where this file says nothing else; see the [table below](#recipes). `tuned`: what
+    makes networks without normalization trainable in few rounds. `paper`: the plain reading of the paper's listing."""
     seed: int = Field(default=1, ge=0, lt=2**31)
     """Everything random in a run follows from it: initial weights, splits, site choice, order of images."""
     rounds: int = Field(default=10, ge=1)

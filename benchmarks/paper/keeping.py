@@ -1,8 +1,7 @@
 """Checkpoints that are kept in the repository: one seed of each row, in half precision, with what stays at the sites.
 
-So `evaluate` scores every method on new images from a clean checkout, without hours of training. Half precision moves
-a weight by at most 1 part in 2048, which changes the class of few images in a thousand; the tables are of the whole
-checkpoints.
+So `evaluate` scores what is kept on new images from a clean checkout, without hours of training. Half precision moves
+a weight by at most 1 part in 2048; the tables are of the whole checkpoints.
 """
 
 from __future__ import annotations

@@ -113,9 +113,10 @@ def _what(plan: Protocol) -> str:
     choice = (
         "the last round" if plan.selection == "last" else f"the best by validation of each {plan.test_every}th round"
     )
+    tuned = f" Tuned over {plan.tune_rounds} rounds." if not plan.tuned_as else f" Tuned as {plan.tuned_as}."
     cut = f" Smaller than published: {plan.cut}." if plan.cut else ""
     tested = _LEFT_OUT if plan.group else ""
-    return f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{tested}{cut}"
+    return f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{tested}{tuned}{cut}"
 
 
 def curves(protocol: str, results: Path = RESULTS) -> str | None:

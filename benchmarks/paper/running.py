@@ -27,7 +27,6 @@ from fedwon.common.config import parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
-from fedwon.common.recipes import merged
 from fedwon.common.run_config import ParticipationConfig, RunConfig
 from fedwon.server.app import federate
 from fedwon.server.events import Event, RoundCommitted
@@ -90,6 +89,16 @@ class Spec:
         return parse(
             RunConfig, merged(self.plan.settings, VARIANTS[self.variant].settings, own), f"protocol {self.protocol}"
         )
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested settings over one another; later ones win."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            known = result.get(key)
+            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def result_path(spec: Spec, results: Path = RESULTS) -> Path:

@@ -26,7 +26,8 @@ SEED = 101
 def trials(protocol: str, variant: str, batch: int, lr: float) -> list[Spec]:
     """The tuning runs of one rate: with each clipping that the variant may have."""
     rounds = PROTOCOLS[protocol].tuning_rounds(batch)
-    return [Spec(protocol, variant, batch, lr, clipping, SEED, rounds) for clipping in VARIANTS[variant].clippings]
+    form = VARIANTS[variant]
+    return [Spec(protocol, form.tried_as or variant, batch, lr, clipping, SEED, rounds) for clipping in form.clippings]
 
 
 def pending(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> list[Spec]:

@@ -17,10 +17,12 @@ class Variant:
     Attributes:
         settings: the part of the configuration that makes it what it is.
         clippings: lambdas of adaptive gradient clipping that tuning may choose from; None: off.
+        tried_as: the row whose tuning runs are this one's too, since they have the same settings; "": it has its own.
     """
 
     settings: Mapping[str, Any]
     clippings: tuple[float | None, ...] = (None, AGC)
+    tried_as: str = ""
 
 
 def _plain(*, clippings: tuple[float | None, ...] = (None, AGC), **model: Any) -> Variant:
@@ -59,7 +61,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "fedwon_constant": _plain(relu_constant=True),
         "fedwon_paper": _plain(),
         **{name: Variant({"method": name}) for name in BASELINES},
-        **{f"{name}_unclipped": Variant({"method": name}, (None,)) for name in ("fedavg", "fedbn")},
+        **{f"{name}_unclipped": Variant({"method": name}, (None,), tried_as=name) for name in ("fedavg", "fedbn")},
         **FORMS,
     }
 )

@@ -83,10 +83,17 @@ def _conclusion(found: Mapping[str, Mapping[str, tuple[Row, Difference]]], rival
         for title, protocols in SETS.items()
         if any(all(_beaten(found[protocol], rival) for rival in rivals) for protocol in protocols)
     ]
+    behind = [
+        f"{rival} on {title}"
+        for title, protocols in SETS.items()
+        for rival in rivals
+        if any(rival in found[name] and found[name][rival][1].verdict == "worse" for name in protocols)
+    ]
     if len(ahead) == len(SETS):
         return f"FedWon is ahead of both on all {len(SETS)} sets, with intervals that exclude zero."
     where = f"on {len(ahead)} of {len(SETS)} sets ({', '.join(ahead)})" if ahead else f"on none of {len(SETS)} sets"
-    return f"FedWon is ahead of both, with intervals that exclude zero, {where}; elsewhere that is not shown here."
+    against = f" It is behind {', '.join(behind)}." if behind else ""
+    return f"FedWon is ahead of both, with intervals that exclude zero, {where}.{against}"
 
 
 def _beaten(verdicts: Mapping[str, tuple[Row, Difference]], rival: str) -> bool:

@@ -51,8 +51,12 @@ def results_of(folder, protocol, shares, seeds=(1, 2, 3)):
     ("shares", "verdicts", "conclusion"),
     [
         ({"fedwon": 0.9, "fedavg": 0.6, "fedbn": 0.7}, ["better", "better"], "on 1 of 4 sets (Digits-Five)"),
-        ({"fedwon": 0.9, "fedavg": 0.6, "fedbn": 0.9}, ["better", "undecided"], "on none of 4 sets"),
-        ({"fedwon": 0.5, "fedavg": 0.6, "fedbn": 0.9}, ["worse", "worse"], "on none of 4 sets"),
+        ({"fedwon": 0.9, "fedavg": 0.6, "fedbn": 0.9}, ["better", "undecided"], "on none of 4 sets."),
+        (
+            {"fedwon": 0.5, "fedavg": 0.6, "fedbn": 0.9},
+            ["worse", "worse"],
+            "behind fedavg on Digits-Five, fedbn on Digits-Five.",
+        ),
     ],
 )
 def test_a_set_counts_only_if_both_rivals_are_beaten(tmp_path, shares, verdicts, conclusion):
