@@ -47,5 +47,5 @@ NOT_COMPARABLE = (
 
 def published(images: str, variant: str) -> str:
     """A table's cell: the published average, or a dash where none is known."""
-    value = PUBLISHED.get(images, {}).get(variant)
+    value = PUBLISHED.get(images, {}).get(variant.removesuffix("_unclipped"))
     return "-" if value is None else f"{value:.1f}"

@@ -63,3 +63,13 @@ def test_what_takes_over_tuning_takes_it_from_a_protocol_with_such_rows():
             source = PROTOCOLS[plan.tuned_as]
             assert not source.tuned_as
             assert all(set(batches) <= set(source.rows[name]) for name, batches in plan.rows.items())
+
+
+def test_an_unclipped_row_shares_the_unclipped_tuning_runs_of_its_method(tmp_path):
+    shared = trials("digits", "fedbn_unclipped", 32, 0.1)
+    assert shared == [spec for spec in trials("digits", "fedbn", 32, 0.1) if spec.clipping is None]
+    for lr, correct in ((0.03, 1), (0.1, 2), (0.3, 1)):
+        for spec in trials("digits", "fedbn_unclipped", 32, lr):
+            write(spec, tmp_path, correct)
+    assert chosen("digits", "fedbn_unclipped", 32, tmp_path) == (0.1, None)
+    assert chosen("digits", "fedbn", 32, tmp_path) is None
