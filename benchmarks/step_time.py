@@ -1,4 +1,4 @@
-"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 60] [--threads 1]`.
+"""What a training step costs with each normalization: `python -m benchmarks.step_time [--seconds 40] [--threads 1]`.
 
 For each network and batch size 1, 2, 8, 32: a step (forward, backward, SGD) of the plain convolution network, of the
 weight-standardized one, of the latter with adaptive clipping, of fedwon's recipe (which also standardizes the hidden
@@ -120,7 +120,7 @@ def _summary(values: Sequence[float], floor: Sequence[float]) -> dict[str, Any]:
 
 
 def peak_megabytes(name: str, form: str, batch: int) -> float:
-    """Peak resident memory of a fresh process that takes three such steps."""
+    """Peak resident memory of a fresh process that takes two such steps."""
     command = [sys.executable, "-m", "benchmarks.step_time", "--peak", name, form, str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -174,7 +174,7 @@ def _measure(seconds: float, networks: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure, keep the figures and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="for the timing of all networks together")
+    parser.add_argument("--seconds", type=float, default=40, help="for the timing of all networks together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", action="append", choices=available_models())
     parser.add_argument("--peak", nargs=3, metavar=("NETWORK", "FORM", "BATCH"), help=argparse.SUPPRESS)
@@ -186,7 +186,7 @@ def main() -> None:
     if arguments.peak:
         name, form, batch = arguments.peak
         step = step_of(name, form, int(batch))
-        for _ in range(3):
+        for _ in range(2):
             step()
         print(_peak())
         return
