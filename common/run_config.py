@@ -38,8 +38,17 @@ class ParticipationConfig(Settings):
     """How long to wait for the others once the quorum has answered; empty: until the deadline."""
     deadline_seconds: float = Field(default=3600, gt=0)
     """Longest time from the first task handed out to the end of the round."""
+    away_seconds: float | None = Field(default=300, ge=0)
+    """A site that was asked and has had no connection for so long is not waited for any more; empty: until the
+    deadline."""
+    late_rounds: int = Field(default=0, ge=0)
+    """An update that misses its round still counts in one of so many rounds after it, with less weight
+    (`aggregation.staleness`); 0: it is refused, and the site is asked for the round that is open."""
     retries: int = Field(default=2, ge=0)
-    """How often a round with too few answers is repeated before the run stops."""
+    """How often a round with too few answers is repeated before the run pauses."""
+    pause_seconds: float | None = Field(default=600, gt=0)
+    """How long the run then pauses; a site that connects ends the pause. Then the round is asked for again, also of
+    the sites that came meanwhile. Empty: no pause, the server ends with an error, and `--resume` goes on."""
 
 
 class AggregationConfig(Settings):
@@ -49,6 +58,9 @@ class AggregationConfig(Settings):
     """Weigh a site by its number of training images, or all sites alike (the paper's protocol)."""
     weight_cap: float = Field(default=10.0, ge=1)
     """No site weighs more than so many times the median site of the round, whatever it declares."""
+    staleness: float = Field(default=0.5, ge=0)
+    """An update that is s rounds late weighs (1 + s) ** -staleness as much as it would in time; see
+    `participation.late_rounds`."""
 
 
 class RunConfig(Settings):

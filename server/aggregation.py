@@ -2,7 +2,8 @@
 
 Memory holds one tensor of the result in float64 and one block of one update, whatever the number of sites. Sites are
 taken in the order of their names, so the same updates give the same bits in whatever order they came.
-Source: McMahan et al. 2017 (FedAvg); FedWon averages raw weights, gains and biases alike (paper notes §7.7).
+Source: McMahan et al. 2017 (FedAvg); FedWon averages raw weights, gains and biases alike (paper notes §7.7). The weight
+of late updates is the polynomial one of FedAsync (Xie, Koyejo and Gupta 2019, arXiv:1903.03934).
 """
 
 from __future__ import annotations
@@ -31,20 +32,25 @@ class Update:
         site: its name.
         examples: how many training images it declares.
         record: its arrays, in a file.
+        rounds_late: how many rounds before this one it was asked for.
     """
 
     site: str
     examples: int
     record: StoredRecord
+    rounds_late: int = 0
 
 
-def shares(updates: Sequence[Update], weights: Literal["examples", "uniform"], cap: float) -> list[float]:
+def shares(
+    updates: Sequence[Update], weights: Literal["examples", "uniform"], cap: float, staleness: float = 0.0
+) -> list[float]:
     """Return each update's share of the average.
 
     Args:
         updates: the round's updates.
         weights: by number of training images, or all alike.
         cap: no update weighs more than so many times the median update.
+        staleness: an update that is s rounds late weighs (1 + s) ** -staleness as much.
 
     Returns:
         Shares that add up to 1, in the order of `updates`.
@@ -58,13 +64,17 @@ def shares(updates: Sequence[Update], weights: Literal["examples", "uniform"], c
         raise ValueError("an update declares no training image")
     counts = [1.0 if weights == "uniform" else float(update.examples) for update in updates]
     limit = cap * statistics.median(counts)
-    capped = [min(count, limit) for count in counts]
-    total = sum(capped)
-    return [count / total for count in capped]
+    ages = [(1.0 + update.rounds_late) ** -staleness for update in updates]
+    weighed = [min(count, limit) * age for count, age in zip(counts, ages, strict=True)]
+    total = sum(weighed)
+    return [weight / total for weight in weighed]
 
 
 def average(
-    updates: Sequence[Update], weights: Literal["examples", "uniform"] = "examples", cap: float = 10.0
+    updates: Sequence[Update],
+    weights: Literal["examples", "uniform"] = "examples",
+    cap: float = 10.0,
+    staleness: float = 0.0,
 ) -> ArrayRecord:
     """Average updates of one shape into the next global model.
 
@@ -75,12 +85,13 @@ def average(
         updates: the round's updates; all have the names, shapes and element types of the first.
         weights: see `shares`.
         cap: see `shares`.
+        staleness: see `shares`.
 
     Raises:
         ValueError: there is nothing to average.
     """
     ordered = sorted(updates, key=lambda update: update.site)
-    portions = shares(ordered, weights, cap)
+    portions = shares(ordered, weights, cap, staleness)
     result = ArrayRecord()
     for name, first in ordered[0].record.items():
         if np.issubdtype(np.dtype(first.dtype), np.floating):

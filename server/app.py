@@ -114,7 +114,7 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     rounds, deadline = run.config.rounds, run.config.participation.deadline_seconds
     run.tell(RunStarted(run.id, rounds, done, tuple(grid.sites())))
     if done < rounds:
-        FedWon(run, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
+        FedWon(run, grid, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
     _, final = run.last()
     evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
     for score in evaluation.scores:

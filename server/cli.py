@@ -154,6 +154,9 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
         [report.run_row(run, folder) for run in runs],
         title="Runs, newest first",
     )
+    for run in runs:
+        if run["reason"] and run["state"] != "finished":
+            typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
 
 
 @app.command("sites")

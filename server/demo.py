@@ -56,7 +56,7 @@ def demo_config(domains: Mapping[str, DataConfig], path: Path | None) -> RunConf
     if path is None and not all(where.path.startswith("digits:") for where in domains.values()):
         small = all(where.path.endswith(".npz") for where in domains.values())
         base = base.model_copy(update={"images": ImageConfig(size=28 if small else 64, max_train=300)})
-    participation = base.participation.model_copy(update={"minimum": len(domains)})
+    participation = base.participation.model_copy(update={"minimum": len(domains), "pause_seconds": None})
     return base.model_copy(update={"participation": participation})
 
 

@@ -20,6 +20,7 @@ from fedwon.server.events import (
     RoundCommitted,
     RoundStarted,
     RunEnded,
+    RunPaused,
     RunStarted,
     SiteAnswered,
     SiteFailed,
@@ -46,6 +47,8 @@ def log_event(event: Event) -> None:
             log_note(event)
         case RoundCommitted():
             logger.info("round %d committed in %.1f s: %s", event.number, event.seconds, event.path)
+        case RunPaused():
+            logger.warning("the run pauses: %s", event.reason)
         case RunEnded():
             logger.info("run %s has ended: %s %s", event.run, event.state, event.reason)
 
@@ -96,6 +99,8 @@ class LiveTable:
                 log_note(event)
             case RoundCommitted():
                 self._title = f"round {event.number} of {self._rounds} committed in {event.seconds:.1f} s"
+            case RunPaused():
+                self._title = f"run {event.run} pauses: {event.reason}"
             case RunEnded():
                 self._title = f"run {event.run}: {event.state}"
 

@@ -72,6 +72,14 @@ class RoundCommitted:
 
 
 @dataclass(frozen=True)
+class RunPaused:
+    """The run waits for sites; it goes on by itself."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunEnded:
     """The run is over.
 
@@ -85,5 +93,5 @@ class RunEnded:
     model: Path | None
 
 
-Event = RunStarted | RoundStarted | SiteAnswered | SiteFailed | SiteNoted | RoundCommitted | RunEnded
+Event = RunStarted | RoundStarted | SiteAnswered | SiteFailed | SiteNoted | RoundCommitted | RunPaused | RunEnded
 Listener = Callable[[Event], None]

@@ -54,7 +54,7 @@ class GrpcGrid(SiteGrid):
 
     def begin_run(self, spool: Path) -> None:
         """Name the folder that updates of the run land in."""
-        self._hub.spool = spool
+        self._hub.spool, self._hub.away_seconds = spool, self._rules.away_seconds
 
     def sites(self) -> list[str]:
         """Return the names of the sites that are connected, sorted."""
@@ -76,6 +76,17 @@ class GrpcGrid(SiteGrid):
         asyncio.run_coroutine_threadsafe(self._hub.wait_for(minimum), self._loop).result()
         if self._hub.stopped:
             raise Stopped("The server was stopped while it waited for sites.")
+
+    def wait_for_arrival(self, seconds: float) -> bool:
+        """Block until another site connects or the time is over.
+
+        Raises:
+            Stopped: the server is stopped meanwhile.
+        """
+        asyncio.run_coroutine_threadsafe(self._hub.wait_for_arrival(seconds), self._loop).result()
+        if self._hub.stopped:
+            raise Stopped("The server was stopped while the run paused.")
+        return True
 
     def traffic(self, message_id: str) -> Traffic:
         """Return what a task cost so far."""
@@ -139,11 +150,16 @@ class GrpcGrid(SiteGrid):
         yield from self._replies(sent, answers, timeout)
 
     def _begin_round(self, sent: Mapping[str, Message]) -> None:
-        """Take back what is open of another round than that of these messages, and count its quorum from none."""
+        """Take back what is open of another round than that of these messages, and count its quorum from none.
+
+        Messages of which one is open already belong to the round in hand: some of them are asked again, or late ones
+        of an earlier round are carried on with it.
+        """
         first = next(iter(sent.values())).metadata
-        if self._round != (first.message_type, first.group_id):
-            self._round = (first.message_type, first.group_id)
-            self._call(self._hub.withdraw, self._open, "the round has closed")
+        begun = (first.message_type, first.group_id)
+        if not self._round[0] or (self._round != begun and not self._open & sent.keys()):
+            self._round = begun
+            self._call(self._hub.withdraw, self._open - sent.keys(), "the round has closed")
             self._open, self._good = set(), set()
         self._open |= sent.keys()
 

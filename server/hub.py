@@ -1,7 +1,7 @@
 """Who is connected, and what each site has still to do: the state behind the gRPC service.
 
-Everything here runs in the server's event loop, and nothing but `wait_for` waits, so no step can be cut in two by a
-site that hangs up; the strategy's thread comes in through `GrpcGrid`.
+Everything here runs in the server's event loop, and nothing but `wait_for` and `wait_for_arrival` waits, so no step can
+be cut in two by a site that hangs up; the strategy's thread comes in through `GrpcGrid`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -89,6 +90,7 @@ class Hub:
 
     Attributes:
         spool: where outcomes with arrays land; None where none are expected.
+        away_seconds: a site that has been away for so long is not waited for; None: for ever.
         stopped: the server goes down.
     """
 
@@ -97,7 +99,10 @@ class Hub:
         self.sessions: dict[str, SiteSession] = {}
         self.tasks: dict[str, Task] = {}
         self.spool: Path | None = None
+        self.away_seconds: float | None = None
         self.stopped = False
+        self._left: dict[str, float] = {}
+        self._arrivals = 0
         self._asked = False
         self._changed = asyncio.Event()
 
@@ -121,6 +126,8 @@ class Hub:
         survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
         session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
         self.sessions[site] = session
+        self._left.pop(site, None)
+        self._arrivals += old is None
         self._remind(session)
         self._notify()
         return session
@@ -139,8 +146,25 @@ class Hub:
         if self.sessions.get(session.site) is not session:
             return False
         del self.sessions[session.site]
+        self._left[session.site] = time.monotonic()
+        self._watch_absence(session.site)
         self._notify()
         return True
+
+    def _watch_absence(self, site: str) -> None:
+        """Answer for a site that is away, once it has been for too long."""
+        if self.away_seconds is not None and not self.stopped:
+            left = self._left.setdefault(site, time.monotonic())
+            wait = max(left + self.away_seconds - time.monotonic(), 0.0)
+            asyncio.get_running_loop().call_later(wait, self._give_up, site, left)
+
+    def _give_up(self, site: str, left: float) -> None:
+        if self._left.get(site) != left or self.away_seconds is None:
+            return  # it came back; if it has left again, another watch runs
+        reason = f"the site has had no connection for {self.away_seconds:g} s"
+        for task in self.tasks.values():
+            if task.site == site:
+                self.complete(task, Answer(task.offer.task_id, error=reason))
 
     def _notify(self) -> None:
         self._changed.set()
@@ -152,6 +176,14 @@ class Hub:
             logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
         while not self.stopped and len(self.sessions) < minimum:
             await self._changed.wait()
+
+    async def wait_for_arrival(self, seconds: float) -> None:
+        """Wait until a site connects that was away, the time is over, or the hub is stopped."""
+        before = self._arrivals
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.stopped and self._arrivals == before:
+                    await self._changed.wait()
 
     def stop(self) -> None:
         """End every wait and every session."""
@@ -177,6 +209,8 @@ class Hub:
             else:
                 self.tasks[name] = task
             self._tell(task.site, pb.FromServer(offer=task.offer))
+            if task.site not in self.sessions:
+                self._watch_absence(task.site)
             if self.stopped:
                 task.answers.put(None)
 

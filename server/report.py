@@ -38,7 +38,7 @@ def _run(session: Session, row: RunRow) -> dict[str, Any]:
         "digest": last.digest if last else None,
         "made": _iso(row.made),
         "ended": _iso(row.ended),
-        "waiting_for": sorted(task.site for task in open_tasks) if row.state == "running" else [],
+        "waiting_for": sorted(task.site for task in open_tasks) if row.state in {"running", "paused"} else [],
         "scores": _scores(session, row.id),
     }
 

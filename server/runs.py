@@ -12,8 +12,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flwr.app import ArrayRecord
@@ -26,7 +26,7 @@ from fedwon.common.files import remove_leftovers, write_atomic
 from fedwon.common.model_file import describe
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
-from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded
+from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
 from fedwon.server.site_grid import Traffic
 from fedwon.server.starting import initial_weights
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow, now
@@ -241,11 +241,16 @@ class Run:
         except OSError as error:
             raise storage_error(error, f"moving {path} to {self.quarantine}") from None
 
-    def clear_spool(self) -> None:
-        """Delete updates that are averaged or belong to a round that is over; the folder stays."""
+    def clear_spool(self, keeping: Collection[str] = ()) -> None:
+        """Delete updates that are averaged or belong to a round that is over; the folder stays.
+
+        Args:
+            keeping: tasks whose updates may still come, or be half here.
+        """
         for path in self.spool.glob("*"):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            if path.stem not in keeping:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def finish(self, state: str, reason: str = "") -> Path | None:
         """End the run; a finished one gives its last model the name `model.safetensors`.
@@ -288,9 +293,18 @@ class Run:
         except OSError as error:
             raise storage_error(error, f"making {self.folder}") from None
 
+    @contextmanager
+    def paused(self, reason: str) -> Iterator[None]:
+        """Note that the run pauses while the block runs, and why; the operator sees it."""
+        self.set_state("paused", reason)
+        self.store.audit("run paused", self.id, reason)
+        self.tell(RunPaused(self.id, reason))
+        yield
+        self.set_state("running")
+
     def set_state(self, state: str, reason: str = "") -> None:
-        """Note that the run goes on or has ended."""
+        """Note that the run goes on, pauses or has ended."""
         with self.store.session() as session:
             row = session.get_one(RunRow, self.id)
             row.state, row.reason = state, reason
-            row.ended = None if state == "running" else now()
+            row.ended = None if state in {"running", "paused"} else now()

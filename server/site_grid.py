@@ -76,6 +76,11 @@ class SiteGrid(Grid):
     def wait_for_sites(self, minimum: int) -> None:
         """Block until so many sites are connected."""
 
+    def wait_for_arrival(self, seconds: float) -> bool:
+        """Block until another site connects or the time is over; return False at once where nobody can come."""
+        del seconds
+        return False
+
     def begin_run(self, spool: Path) -> None:
         """Hear in which folder updates of the run may be kept."""
         del spool

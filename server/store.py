@@ -82,7 +82,7 @@ class RunRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     config: Mapped[dict[str, Any]]
     classes: Mapped[list[str]]
-    state: Mapped[str]  # running, finished, stopped, failed
+    state: Mapped[str]  # running, paused, finished, stopped, failed
     reason: Mapped[str] = mapped_column(default="")
     made: Mapped[datetime] = mapped_column(default=now)
     ended: Mapped[datetime | None]

@@ -59,6 +59,7 @@ class Upload:
 
     def __init__(self, part: Path, wanted: pb.Blob) -> None:
         self.part, self.wanted = part, wanted
+        self.whole = part.with_suffix(".safetensors")
         self._have = 0
 
     def begin(self) -> int:
@@ -68,6 +69,8 @@ class Upload:
             StorageError: the folder cannot be read.
         """
         try:
+            if self.whole.exists():  # all was here before the server went down: it need not come again
+                self.whole.replace(self.part)
             self._have = self.part.stat().st_size if self.part.exists() else 0
             if self._have > self.wanted.size:  # of another outcome of the same task
                 self.part.unlink()
@@ -109,7 +112,7 @@ class Upload:
                 self.part.unlink(missing_ok=True)
             raise BrokenFile("The update arrived damaged (its digest differs); it is to be sent again.")
         try:
-            path = self.part.replace(self.part.with_suffix(".safetensors"))
+            path = self.part.replace(self.whole)
         except OSError as error:
             raise storage_error(error, f"renaming {self.part}") from None
         return Blob(path, self.wanted.digest, self.wanted.size)

@@ -37,7 +37,7 @@ TINY = {
     "model": {"name": "digit_cnn", "width": 0.05},
     "images": {"max_train": 20, "channels": 1},
     "training": {"batch_size": 8, "lr": 0.02, "clipping": 0.64},
-    "participation": {"minimum": 2},
+    "participation": {"minimum": 2, "pause_seconds": None},
 }
 _ports = count(20000 + 1500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + os.getpid() % 700)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedwon.common.errors import TooFewUpdates
@@ -19,7 +19,7 @@ LINES = ("a", "b", "c", "d")
 
 
 def start(run, grid, *, done=0, rounds=1):
-    return FedWon(run, done).start(grid, run.last()[1], num_rounds=rounds, timeout=5)
+    return FedWon(run, grid, done).start(grid, run.last()[1], num_rounds=rounds, timeout=5)
 
 
 def states(store):
@@ -105,7 +105,7 @@ def test_it_waits_until_enough_sites_are_there_at_once(make_run):
 
 def test_it_needs_a_grid_that_knows_sites(make_run):
     with pytest.raises(TypeError, match="SiteGrid"):
-        FedWon(make_run()).configure_train(1, ArrayRecord(), ConfigRecord(), object())
+        FedWon(make_run(), object())
 
 
 # ---- what counts
@@ -279,7 +279,10 @@ def test_the_quorum_is_no_more_than_were_asked(make_run):
 @pytest.mark.parametrize("retries", [0, 2])
 def test_a_round_that_stays_below_its_quorum_ends_the_run(make_run, store, retries):
     run, grid = make_run(minimum=2, retries=retries), FakeGrid({"a": answering(), "b": failing})
-    with pytest.raises(TooFewUpdates, match=rf"1 usable updates of 2 needed \({retries} repetitions\); missing: b\."):
+    with pytest.raises(
+        TooFewUpdates,
+        match=rf"1 usable updates of 2 needed \({retries} repetitions\); missing: b \(data: no images\)\.",
+    ):
         start(run, grid)
     assert len(grid.asked) == 1 + retries
     assert run.last()[0] == 0

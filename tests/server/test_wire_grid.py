@@ -365,7 +365,7 @@ async def test_a_run_of_our_strategy(running):
     run = await running.done(Run.create, store, root, small_run(minimum=2), CLASSES)
     running.grid.begin_run(run.spool)
     initial = run.last()[1]
-    await running.done(lambda: FedWon(run).start(running.grid, initial, num_rounds=2, timeout=PATIENCE))
+    await running.done(lambda: FedWon(run, running.grid).start(running.grid, initial, num_rounds=2, timeout=PATIENCE))
     expected = initial
     for _ in range(2):
         expected = average([Update("a", 10, shifted(expected, 0.1)), Update("b", 11, shifted(expected, -0.3))])

@@ -203,6 +203,26 @@ async def test_the_part_of_another_outcome_is_not_continued_for_ever(running):
 
 
 @wired
+async def test_what_came_whole_before_the_server_went_down_is_not_sent_again(running):
+    site, _, task_id, _ = await asked(running)
+    blob, data = update_of(running)
+    (running.hub.spool / f"{task_id}.safetensors").write_bytes(data)
+    assert await site.submit(outcome(task_id, blob), data) == len(data)
+    assert (await reply_to(running, task_id)).content["arrays"].blob.digest == blob.digest
+    assert running.grid.traffic(task_id).bytes_up == 0
+
+
+@wired
+async def test_what_came_whole_of_another_outcome_is_not_taken_for_this_one(running):
+    site, _, task_id, _ = await asked(running)
+    (_, old_data), (new, new_data) = update_of(running, 0.1), update_of(running, 0.2)
+    (running.hub.spool / f"{task_id}.safetensors").write_bytes(old_data)
+    assert type(await refusal(site.submit(outcome(task_id, new), new_data))) is BrokenFile
+    assert await site.submit(outcome(task_id, new), new_data) == 0
+    assert (await reply_to(running, task_id)).content["arrays"].blob.digest == new.digest
+
+
+@wired
 async def test_a_part_longer_than_the_whole_begins_anew(running):
     site, _, task_id, _ = await asked(running)
     (running.hub.spool / f"{task_id}.part").write_bytes(b"x" * 5_000_000)

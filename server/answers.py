@@ -1,0 +1,139 @@
+"""The answers of a round: each is looked at as it comes, noted, told, and counted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+from fedwon.common.arrays import StoredRecord, open_record, write_record
+from fedwon.server.admission import refuse
+from fedwon.server.aggregation import Update
+from fedwon.server.events import SiteAnswered, SiteFailed, SiteNoted
+from fedwon.server.notes import notes_of
+from fedwon.server.runs import Run
+from fedwon.server.site_grid import SiteGrid, Survey, metrics_of, node_id_of
+
+LATE = "no answer before the round closed"
+STILL_COUNTS = "no answer before the round closed; it still counts if it comes soon"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An answer that counts.
+
+    Attributes:
+        update: its arrays, and how many images are behind them.
+        metrics: its numbers.
+    """
+
+    update: Update
+    metrics: RecordDict
+
+
+def round_of(message: Message) -> int:
+    """Return the round that a task belongs to; a late one's is not the one in hand."""
+    return int(message.metadata.group_id)
+
+
+class Answers:
+    """Looks at the answers to the tasks of a run.
+
+    Args:
+        run: where they are noted.
+        grid: the sites.
+        shared: the arrays that every update must have, by name, shape and element type.
+        surveys: what images each site said it has when it was asked.
+    """
+
+    def __init__(self, run: Run, grid: SiteGrid, shared: ArrayRecord, surveys: Mapping[str, Survey | None]) -> None:
+        self._run, self._grid, self._shared, self._surveys = run, grid, shared, surveys
+        self._noted: dict[str, str] = {}
+
+    def collect(
+        self, number: int, asked: Mapping[str, Message], replies: Iterable[Message]
+    ) -> tuple[dict[str, Accepted], dict[str, str]]:
+        """Take the answers of a round as they come.
+
+        Args:
+            number: the round in hand.
+            asked: the tasks by site.
+            replies: their answers; what is missing at the end is late.
+
+        Returns:
+            What counts, and why the rest does not, both by site.
+        """
+        waiting = {node_id_of(site): site for site in asked}
+        accepted: dict[str, Accepted] = {}
+        missing: dict[str, str] = {}
+        for reply in replies:
+            site = waiting.pop(reply.metadata.src_node_id)
+            if reply.has_error():
+                missing[site] = reply.error.reason or "no reason given"
+                self._failed(number, site, asked[site], missing[site], "failed")
+                continue
+            outcome = self._examined(number, site, asked[site], reply.content)
+            if isinstance(outcome, Accepted):
+                accepted[site] = outcome
+            else:
+                missing[site] = outcome
+                self._failed(number, site, asked[site], outcome, "refused")
+        for site in waiting.values():
+            missing[site] = STILL_COUNTS if self.may_be_late(number, asked[site]) else LATE
+            self._failed(number, site, asked[site], missing[site], "late")
+        return accepted, missing
+
+    def may_be_late(self, number: int, task: Message) -> bool:
+        """Tell whether a task that is open when a round ends is carried on into the next one."""
+        return number - round_of(task) < self._run.config.participation.late_rounds
+
+    def _examined(self, number: int, site: str, task: Message, content: RecordDict) -> Accepted | str:
+        """Return what counts of an answer, or the reason why it is refused."""
+        name, metrics = task.metadata.message_id, metrics_of(content)
+        if len(content.array_records) != 1:
+            self._grid.discount(name)
+            return "the answer does not hold one record of arrays"
+        record = self._stored(name, next(iter(content.array_records.values())))
+        reason = refuse(record, metrics, self._shared, self._images_of(site))
+        if reason is not None:
+            self._grid.discount(name)
+            self._run.quarantined(record.blob.path)
+            return reason
+        self._answered(number, site, task, metrics)
+        self._note_images(site, notes_of(content))
+        update = Update(site, int(metrics["num-examples"]), record, rounds_late=number - round_of(task))
+        return Accepted(update, RecordDict({"metrics": MetricRecord(metrics)}))
+
+    def _images_of(self, site: str) -> int | None:
+        """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
+        survey = self._grid.survey(site) or self._surveys.get(site)
+        return (
+            None if survey is None else sum(row.get("train", 0) + row.get("validation", 0) for row in survey.values())
+        )
+
+    def _stored(self, name: str, record: ArrayRecord) -> StoredRecord:
+        if isinstance(record, StoredRecord):
+            return record
+        path = self._run.spool / f"{name}.safetensors"
+        blob = write_record(record, path)
+        return open_record(path, digest=blob.digest)
+
+    def _answered(self, number: int, site: str, task: Message, metrics: Mapping[str, float]) -> None:
+        name, trained = task.metadata.message_id, round_of(task)
+        cost = self._grid.traffic(name)
+        self._run.settled(name, "received", cost=cost)
+        looked = {key: value for key, value in metrics.items() if key.startswith("validation")}
+        self._run.measured(trained - 1, site, looked)
+        self._run.measured(trained, site, {key: value for key, value in metrics.items() if key not in looked})
+        self._run.tell(SiteAnswered(number, site, metrics, trained - 1, cost.seconds, cost.bytes_down, cost.bytes_up))
+
+    def _note_images(self, site: str, text: str) -> None:
+        if text and self._noted.get(site) != text:
+            self._noted[site] = text
+            self._run.store.audit("images", site, text)
+            self._run.tell(SiteNoted(site, text))
+
+    def _failed(self, number: int, site: str, task: Message, reason: str, state: str) -> None:
+        self._run.settled(task.metadata.message_id, state, reason=reason)
+        self._run.tell(SiteFailed(number, site, reason))
