@@ -152,9 +152,15 @@ class FedWon(FedAvg):
                     break
                 missing = self._repeat(number, accepted)
             if len(accepted) < self._needed():
-                self._pause(number, accepted, missing)
+                if not self._newcomers():
+                    self._pause(number, accepted, missing)
+                self._ask(number, self._newcomers())
                 missing = self._repeat(number, accepted)
         return self._commit(number, accepted, missing)
+
+    def _newcomers(self) -> list[str]:
+        """Return the sites that are connected and were not asked in this round."""
+        return [site for site in self._grid.sites() if site not in self._sent]
 
     def _needed(self) -> int:
         settings = self.tracked.config.participation
@@ -174,7 +180,7 @@ class FedWon(FedAvg):
         return missing
 
     def _pause(self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, str]) -> None:
-        """Wait for another site, or for some time; sites that have come take part in the round from then on.
+        """Wait for another site, or for some time.
 
         Raises:
             TooFewUpdates: the run's settings, or a simulation, know no pause.
@@ -191,8 +197,7 @@ class FedWon(FedAvg):
         with self.tracked.paused(reason):
             if not self._grid.wait_for_arrival(settings.pause_seconds):
                 raise TooFewUpdates(reason)
-        self._ask(number, [site for site in self._grid.sites() if site not in self._sent])
-        self.tracked.tell(RoundStarted(number, tuple(sorted(self._sent.keys() - accepted.keys()))))
+        self.tracked.tell(RoundStarted(number, tuple(sorted({*self._sent, *self._newcomers()} - accepted.keys()))))
 
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, str]

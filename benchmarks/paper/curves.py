@@ -17,6 +17,8 @@ STYLE = (
     "@media(prefers-color-scheme:dark){text{fill:#ccc}line{stroke:#555}}"
 )
 
+AXES = "round; % of validation images"
+
 Point = tuple[float, float]
 
 
@@ -40,41 +42,46 @@ def _accuracy(sites: Mapping[str, Sequence[int]]) -> float:
     return statistics.mean(correct / examples for correct, examples in sites.values() if examples)
 
 
-def svg(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
+def svg(title: str, curves: Mapping[str, Sequence[Point]], *, top: float = 1.0, axes: str = AXES) -> str:
     """A picture of the curves, for light and dark pages.
 
     Args:
         title: what it shows, also for those who hear the page.
-        curves: points by label; labels with no point are left out.
+        curves: points by label; labels with no point are left out. The second number of a point is a share, drawn in %.
+        top: the share at the upper edge.
+        axes: what the axes are.
     """
     drawn = {label: points for label, points in curves.items() if points}
     last = max((points[-1][0] for points in drawn.values()), default=1)
-    plane = _Plane(max(last, 1))
+    plane = _Plane(max(last, 1), top, axes)
     parts = [*plane.grid(), *(plane.line(index, *item) for index, item in enumerate(drawn.items()))]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     return "\n".join([head, f"<title>{html.escape(title)}</title><style>{STYLE}</style>", *parts, "</svg>", ""])
 
 
 class _Plane:
-    """Where a round and an accuracy stand in the picture.
+    """Where a round and a share stand in the picture.
 
     Args:
         last: the last round.
+        top: the share at the upper edge.
+        axes: what the axes are.
     """
 
-    def __init__(self, last: float) -> None:
-        self.last = last
+    def __init__(self, last: float, top: float, axes: str) -> None:
+        self.last, self.top, self.axes = last, top, axes
 
     def place(self, point: Point) -> Point:
         """Pixels from the left and from above."""
         across = LEFT + point[0] / self.last * (WIDTH - LEFT - RIGHT)
-        return round(across, 1), round(HEIGHT - BOTTOM - point[1] * (HEIGHT - TOP - BOTTOM), 1)
+        return round(across, 1), round(HEIGHT - BOTTOM - point[1] / self.top * (HEIGHT - TOP - BOTTOM), 1)
 
     def grid(self) -> list[str]:
-        """Lines each 20 %, some rounds, and what the axes are."""
+        """Five lines across, some rounds, and what the axes are."""
         parts = []
-        for percent in range(0, 101, 20):
-            x, y = self.place((0, percent / 100))
+        for fifth in range(6):
+            percent = round(20 * fifth * self.top)
+            x, y = self.place((0, fifth / 5 * self.top))
             parts.append(f'<line x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
             parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{percent}</text>')
         step = max(round(self.last / 5), 1)
@@ -82,7 +89,7 @@ class _Plane:
             x, y = self.place((number, 0))
             parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{number}</text>')
         x, y = self.place((self.last / 2, 0))
-        return [*parts, f'<text x="{x}" y="{y + 32}" text-anchor="middle">round; % of validation images</text>']
+        return [*parts, f'<text x="{x}" y="{y + 32}" text-anchor="middle">{html.escape(self.axes)}</text>']
 
     def line(self, index: int, label: str, points: Sequence[Point]) -> str:
         """One curve and its name."""

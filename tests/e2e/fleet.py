@@ -27,9 +27,11 @@ from fedwon.server.serving import Home
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+FAULTS = Path(__file__).parent / "faults"
 PATIENCE = 90.0
 """Seconds for things that take two or three: the machine may be busy."""
 
+SITES = ("metal", "paper")
 TINY = {
     "name": "tiny",
     "rounds": 3,
@@ -69,6 +71,14 @@ def run_config(changes: Mapping[str, object] | None = None) -> RunConfig:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "FEDWON_DEBUG": "", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def dying(fault: Mapping[str, object] | None) -> dict[str, str]:
+    """The environment of a process that dies at a named point; see faults/sitecustomize.py."""
+    if fault is None:
+        return environment()
+    path = os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**environment(), "PYTHONPATH": path, "FEDWON_TEST_FAULT": json.dumps(fault)}
 
 
 def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -217,14 +227,26 @@ class Fleet:
         self.processes.append(process)
         return process
 
-    def start_server(self, *options: object, wait: bool = True) -> Process:
-        process = self.spawn("fedwon-server", "start", "--dir", self.dir, *options, log="server")
+    def start_server(self, *options: object, wait: bool = True, fault: Mapping[str, object] | None = None) -> Process:
+        process = self.spawn("fedwon-server", "start", "--dir", self.dir, *options, log="server", env=dying(fault))
         if wait:
             process.wait_says("listening on")
         return process
 
-    def start_site(self, name: str, *options: object, folder: Path | None = None) -> Process:
-        return self.spawn("fedwon-client", "start", "--dir", folder or self.folder / name, *options, log=f"site-{name}")
+    def start_site(
+        self,
+        name: str,
+        *options: object,
+        folder: Path | None = None,
+        fault: Mapping[str, object] | None = None,
+    ) -> Process:
+        where = folder or self.folder / name
+        return self.spawn("fedwon-client", "start", "--dir", where, *options, log=f"site-{name}", env=dying(fault))
+
+    def said(self, log: str) -> str:
+        """Everything that the processes with that log have said, one after the other."""
+        logs = sorted(self.folder.glob(f"{log}-*.log"), key=lambda path: path.stat().st_ctime_ns)
+        return "".join(path.read_text(errors="replace") for path in logs)
 
     def status(self) -> dict:
         done = command("fedwon-server", "status", "--dir", self.dir, "--json")

@@ -5,29 +5,15 @@ from __future__ import annotations
 import re
 import signal
 
-import pytest
-
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.tasks import HANDED_IN
 from fedwon.server.app import federate
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
-from tests.e2e.fleet import Fleet, digests, gone, images, run_config, wait_until
+from tests.e2e.fleet import SITES, Fleet, digests, gone, wait_until
 
-SITES = ("metal", "paper")
 SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 6}, "images": {"max_train": 60, "channels": 1}}
 """A round of some seconds, so that something can happen in the middle of it."""
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Digests of the tiny run when nothing happens, from a simulation; test_same_bits says that this is the same."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sites = {name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in SITES}
-    store = Store(folder / "fedwon.db")
-    outcome = federate(InProcessGrid(sites, folder), run_config(), store, folder)
-    store.close()
-    return digests(outcome.model.parent)
 
 
 def start(fleet: Fleet, *names: str, resume: bool = False):

@@ -8,6 +8,7 @@ from fedwon.common.errors import Stopped, TooFewUpdates
 from fedwon.server import report
 from fedwon.server.events import RoundCommitted, RunPaused
 from fedwon.server.store import AuditRow, RunRow
+from fedwon.server.strategy import choose
 from tests.server.server_kit import FakeGrid, answering, rows
 from tests.server.test_strategy import failing, in_turn, start, states
 
@@ -76,6 +77,18 @@ def test_a_site_that_comes_during_the_pause_takes_part(make_run, store):
     start(run, grid)
     assert grid.asked == [["a", "b"], ["b", "c"]]
     assert states(store) == {"a": "averaged", "b": "failed", "c": "averaged"}
+
+
+def test_who_was_not_drawn_is_asked_before_the_run_pauses(make_run, store):
+    """With a fraction, or when a site came after the round had begun."""
+    run = make_run(minimum=1, retries=0, fraction=0.5)
+    [drawn] = choose(["a", "b"], 0.5, run.config.seed, 1)
+    [other] = {"a", "b"} - {drawn}
+    grid = Patient({drawn: failing, other: answering()}, [])
+    start(run, grid)
+    assert [sorted(asked) for asked in grid.asked] == [[drawn], ["a", "b"]]
+    assert states(store) == {drawn: "failed", other: "averaged"}
+    assert grid.paused == []
 
 
 def test_without_any_answer_nothing_is_averaged(make_run):
