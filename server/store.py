@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic.util import CommandError
-from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
+from sqlalchemy import JSON, DateTime, Engine, ForeignKey, Select, create_engine, event, literal_column, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -178,6 +178,11 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def newest_runs() -> Select[RunRow]:
+    """Select the runs, the newest first: by the order in which they were made, whatever the clock said then."""
+    return select(RunRow).order_by(literal_column("runs.rowid").desc())
 
 
 def _engine(path: Path) -> Engine:
