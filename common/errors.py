@@ -30,7 +30,8 @@
     │   ├── TooFewUpdates    61  a round that too few sites answered, too often
     │   ├── RunMissing       62  no such run, or nothing to resume
     │   ├── TaskFailed       63  a site could not do what it was asked
-    │   └── Stopped          64  the operator stopped the server in the middle of a run
+    │   ├── Stopped          64  the operator stopped the server in the middle of a run
+    │   └── OutOfMemory      65  a task that a site's memory does not suffice for
     └── MissingExtra         70  an optional package that is not installed
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
@@ -266,6 +267,13 @@ class Stopped(RunError):
 
     code, slug = 64, "stopped"
     default_hint = "Go on where it stopped: `fedwon-server start --resume`."
+
+
+class OutOfMemory(RunError):
+    """A task that a site's memory does not suffice for."""
+
+    code, slug = 65, "out-of-memory"
+    default_hint = "Lower `batch_size` or `data.cache_mb` in client.yaml, or `images.size` or `model.width` in the run."
 
 
 class MissingExtra(FedwonError):
