@@ -132,6 +132,8 @@ class TaskRunner:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
                 self._report(work, self._explained(work, error))
+                del error  # and with it what the task held
+                return_freed_memory()
             finally:
                 self.heartbeat = pb.Heartbeat()
                 del self._known[work.offer.task_id]
