@@ -295,6 +295,16 @@ def by_slug(slug: str) -> type[FedwonError]:
     return next((kind for kind in all_errors() if kind.slug == slug), FedwonError)
 
 
+_STORAGE_HINTS = {
+    errno.EROFS: "The disk is mounted read-only, as the kernel does after an error: look at `dmesg`, then remount it "
+    "(`mount -o remount,rw`) or replace it.",
+    errno.EMFILE: "Let the process open more files: `ulimit -n`, or `LimitNOFILE=` in the systemd unit.",
+    errno.ENFILE: "This machine has no file handle left (`cat /proc/sys/fs/file-nr`): end what takes them.",
+    errno.EIO: "The disk fails: look at `dmesg` and `smartctl -a`, and move the folder to another one.",
+}
+"""What to do where the system's word for it says enough."""
+
+
 def storage_error(error: OSError, doing: str) -> StorageError:
     """Turn an operating system error into one of ours.
 
@@ -304,4 +314,4 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     """
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFull(f"No space left on the disk while {doing}.")
-    return StorageError(f"{error.strerror or error} while {doing}.")
+    return StorageError(f"{error.strerror or error} while {doing}.", hint=_STORAGE_HINTS.get(error.errno or 0))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import faults
 from tests.e2e.fleet import Fleet
 
 
@@ -37,3 +38,10 @@ def fleets(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
 def fleet(fleets: Callable[..., Fleet]) -> Fleet:
     """One federation of the tiny run."""
     return fleets()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    with faults.small_disk(tmp_path / "disk") as place:
+        yield place
