@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.server.app import federate
@@ -84,6 +85,12 @@ def flip(path: Path, at: int = -1) -> None:
 def cut(path: Path) -> None:
     """Take the second half away."""
     os.truncate(path, path.stat().st_size // 2)
+
+
+def change_site(folder: Path, **changes: object) -> None:
+    """Change a site's client.yaml."""
+    path = folder / "client.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
 
 
 def patched(side: str, patch: str, *arguments: object) -> list[str]:

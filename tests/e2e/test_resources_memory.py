@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.e2e.faults import SLOW, change_site
 from tests.e2e.fleet import Fleet, Process, environment
 
 MB = 2**20
@@ -28,7 +28,6 @@ import fedwon.client.link, fedwon.client.app
 lines = open("/proc/self/status").read().splitlines()
 print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")))
 """
-SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 6}, "images": {"max_train": 60, "channels": 1}}
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -56,15 +55,10 @@ def control_group(room) -> Iterator[Path]:
     group.rmdir()
 
 
-def set_in_client_yaml(folder: Path, **changes: object) -> None:
-    path = folder / "client.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
-
-
 def test_the_task_fails_with_advice_and_the_same_process_does_the_next_one(fleets, room):
     fleet = fleets(participation={"minimum": 2, "quorum": 1, "retries": 0}, **LARGE)
     fleet.site("paper", memory_mb=room)
-    fleet.site("metal", batch_size=4)
+    fleet.site("metal", batch_size=8)
     server = fleet.start_server()
     paper, metal = (fleet.start_site(name, "--until-finished") for name in ("paper", "metal"))
     said = server.end()
@@ -81,7 +75,7 @@ def test_the_task_fails_with_advice_and_the_same_process_does_the_next_one(fleet
 def test_in_a_control_group_it_is_no_death_and_a_smaller_batch_is_the_way_out(control_group, fleets, room):
     fleet: Fleet = fleets(participation={"minimum": 2, "retries": 0}, **LARGE)
     fleet.site("paper")
-    fleet.site("metal", batch_size=4)
+    fleet.site("metal", batch_size=8)
 
     def start_inside() -> Process:
         begin = f"echo $$ > {control_group / 'cgroup.procs'} && exec fedwon-client start --until-finished --dir"
@@ -98,7 +92,7 @@ def test_in_a_control_group_it_is_no_death_and_a_smaller_batch_is_the_way_out(co
     assert f"{room} MB (the memory limit of its control group or container)" in server.text()
     assert paper.process.poll() is None
     paper.stop()
-    set_in_client_yaml(fleet.folder / "paper", batch_size=1)
+    change_site(fleet.folder / "paper", batch_size=8)
     paper = start_inside()
     server.end()
     for site in (paper, metal):
