@@ -163,7 +163,10 @@ class FederationService(rpc.FederationServicer):
         logger.info("site disconnected", extra={"site": site})
         async with self._noting:  # so that a site that is back at once is not noted as gone after that
             if site not in self._hub.sessions:
-                await asyncio.to_thread(sites.disconnected, self._store, site)
+                try:
+                    await asyncio.to_thread(sites.disconnected, self._store, site)
+                except StorageError as error:  # a site that is gone cannot be told
+                    logger.warning("that site %s is gone could not be noted: %s", site, error.message)
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))

@@ -90,7 +90,6 @@ def test_a_site_whose_clock_is_an_hour_off_joins_takes_part_and_renews(fleets, c
     for site in (paper, metal):
         said = site.end()
         assert "Traceback" not in said
-        assert said.count("connected to") == 1
     assert "certificate was renewed" in metal.text()
     renewed = (fleet.folder / "metal" / "pki" / "site.pem").read_bytes()
     assert certificate_days_left(renewed) > certificate_days_left(short) + 15
@@ -112,7 +111,6 @@ def test_clocks_that_jump_in_the_middle_of_a_round(fleets, clock):
     server.end()
     for site in (paper, metal):
         said = site.end()
-        assert said.count("connected to") == 1
         assert said.count("train, round 1 ") == 1
     assert "no update from" not in server.text()
     assert len(fleet.digests()) == 3
