@@ -25,7 +25,7 @@ from torch import nn
 from fedwon.client import local_state
 from fedwon.client.opening import Notes, SiteData, open_site
 from fedwon.client.site import Site
-from fedwon.client.training import Evaluation, evaluate, train
+from fedwon.client.training import EVALUATION_BATCH, Evaluation, evaluate, train
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
@@ -59,7 +59,7 @@ def train_message(message: Message, context: Context) -> Message:
     """
     site, task, data, model, local = _prepare(message, context, newest=-1)
     with _opened.forgetting(site):
-        before = evaluate(model, data.validation)
+        before = evaluate(model, data.validation, batch_size=_at_once(site))
         outcome = train(
             model,
             data.train,
@@ -100,8 +100,9 @@ def evaluate_message(message: Message, context: Context) -> Message:
     """
     site, _, data, model, _ = _prepare(message, context, newest=0)
     with _opened.forgetting(site):
-        validation = evaluate(model, data.validation)
-        test = evaluate(model, data.test) if data.test is not None else _NOTHING
+        at_once = _at_once(site)
+        validation = evaluate(model, data.validation, batch_size=at_once)
+        test = evaluate(model, data.test, batch_size=at_once) if data.test is not None else _NOTHING
     metrics: dict[str, int | float] = {
         "num-examples": validation.examples + test.examples,
         **_measures("validation", validation),
@@ -119,6 +120,15 @@ def derive_seed(seed: int, site: str, server_round: int) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{site}/{server_round}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _at_once(site: Site) -> int:
+    """Images evaluated at once: fewer where the site has a small batch size of its own, for it has little memory.
+
+    A step of training keeps each layer's output, evaluation only the last few: four times the images fit.
+    """
+    own = site.config.batch_size
+    return EVALUATION_BATCH if own is None else min(EVALUATION_BATCH, 4 * own)
 
 
 class _Work(NamedTuple):

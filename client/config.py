@@ -47,3 +47,6 @@ class ClientConfig(SiteConfig):
 
     server: str = Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
     """Address of the server, `host:port`."""
+    memory_mb: int | None = Field(default=None, ge=64)
+    """Megabytes of memory that the client may take; a task that needs more fails with a reason. Empty: what the
+    control group, the container or the machine has."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fedwon.common.errors import Refused, Unreachable, storage_error
@@ -17,6 +18,16 @@ SECONDS = 10.0
 NOT_TRUSTED = (
     "Another server answers at that address, its certificate has expired, or it does not have that name (`names` in "
     "server.yaml when the server was made)."
+)
+NOT_VALID_YET = "not yet valid"
+"""OpenSSL's words for a certificate that begins later than this machine's clock says it is."""
+NOT_YET = (
+    "This machine's clock is more than a day behind the server's: set it (`timedatectl`, `date -u`), best by NTP, and "
+    "start again. Its clock says {now:%Y-%m-%d %H:%M} UTC."
+)
+EXPIRED = (
+    "The server's certificate has expired, or this machine's clock is ahead: it says {now:%Y-%m-%d %H:%M} UTC. Set it "
+    "(`timedatectl`, `date -u`), or ask the operator to renew the server's certificate."
 )
 NOT_ACCEPTED = (
     "This site's certificate has expired or was revoked, or it is of another federation: ask the operator for a new "
@@ -70,5 +81,13 @@ def _first_byte(context: ssl.SSLContext, raw: socket.socket, host: str, server: 
     except ssl.SSLEOFError:
         raise Unreachable(f"{server} closed the connection while it was being made.") from None
     except ssl.SSLError as error:
-        reason = getattr(error, "verify_message", "") or error.reason or error
-        raise Refused(f"This site does not accept the certificate of {server}: {reason}.", hint=NOT_TRUSTED) from None
+        reason = str(getattr(error, "verify_message", "") or error.reason or error)
+        raise Refused(f"This site does not accept the certificate of {server}: {reason}.", hint=_hint(reason)) from None
+
+
+def _hint(reason: str) -> str:
+    """What to do about a server's certificate that this site does not accept; OpenSSL's words are the only sign."""
+    moment = datetime.now(UTC)
+    if NOT_VALID_YET in reason:
+        return NOT_YET.format(now=moment)
+    return EXPIRED.format(now=moment) if "expired" in reason else NOT_TRUSTED

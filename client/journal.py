@@ -6,6 +6,7 @@ An update that was trained is never trained again, even when the power fails bef
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from fedwon.common.errors import BrokenFile, FedwonError, Refused, storage_error
 from fedwon.common.files import make_folder, sha256_file, write_atomic
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_to_wire
+
+logger = logging.getLogger(__name__)
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -80,13 +83,14 @@ class Journal:
         header = pb.SubmitHeader(task_id=task_id, records=records_to_wire(stored), seconds=seconds)
         content_bytes = header.SerializeToString()
         write_atomic(self._header(task_id, model), hashlib.sha256(content_bytes).digest() + content_bytes)
-        self._prune()
+        self._prune(task_id)
         return header
 
-    def _prune(self) -> None:
+    def _prune(self, kept: str) -> None:
+        """Let the oldest outcomes go, but not the one just kept: the clock may have gone back."""
         with _writing(self.folder):
             by_age = sorted(self.folder.glob("*@*.header"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        newest = list(dict.fromkeys(_task_of(path) for path in by_age))
+        newest = list(dict.fromkeys([kept, *(_task_of(path) for path in by_age)]))
         self.drop(newest[KEPT_OUTCOMES:])
 
     def _stored(self, task_id: str, record: ArrayRecord) -> StoredRecord:
@@ -101,6 +105,7 @@ class Journal:
             return None
         header = _read_header(path)
         if header is None or header.task_id != task_id or not self.intact(header):
+            logger.warning("the kept outcome of %s is damaged on this site's disk; the task is done again", task_id)
             self.drop([task_id])
             return None
         return header
@@ -166,7 +171,10 @@ class ModelCache:
     def get(self, wanted: pb.Blob) -> StoredRecord | None:
         """Return a model that is here and whole, or None."""
         path = self.partial(wanted).with_suffix(".safetensors")
-        if not path.exists() or sha256_file(path) != wanted.digest:
+        if not path.exists():
+            return None
+        if sha256_file(path) != wanted.digest:
+            logger.warning("the model in %s is damaged on this site's disk; it is fetched again", path)
             return None
         with _writing(self.folder):
             path.touch()  # the newest are kept, by use

@@ -7,8 +7,11 @@ import logging
 import time
 from pathlib import Path
 
-from fedwon.client.handshake import shake_hands
+from fedwon.client.handshake import NOT_VALID_YET, shake_hands
 from fedwon.common.errors import DuplicateSite, FedwonError, LinkError, Refused, Unreachable, VersionGap
+
+SECURE = "No secure connection"
+"""How `from_rpc` begins what it says of a server whose certificate this side does not accept."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ class Judgement:
             error = Unreachable(f"No word from {self._server}.")
         if isinstance(error, Unreachable) and "socket closed" in error.message.lower():
             error = await self._explained(error)
+        if isinstance(error, Refused) and SECURE in error.message:
+            error = await self._in_detail(error)
         if isinstance(error, VersionGap) or (isinstance(error, Refused) and not self._connected_once):
             raise error
         if isinstance(error, DuplicateSite):
@@ -74,6 +79,16 @@ class Judgement:
         except FedwonError:
             return error
         self._refusals = 0
+        return error
+
+    async def _in_detail(self, error: FedwonError) -> FedwonError:
+        """Say why this site does not accept the server's certificate; a clock that is behind may yet be set."""
+        try:
+            await asyncio.to_thread(shake_hands, self._server, self._folder)
+        except Refused as refusal:
+            return LinkError(refusal.message, hint=refusal.hint) if NOT_VALID_YET in refusal.message else refusal
+        except FedwonError:
+            return error
         return error
 
     def _bear(self, error: DuplicateSite) -> None:

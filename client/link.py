@@ -90,7 +90,8 @@ class Link:
         """
         async with locked(self._folder, self._patience), self._channels:
             node = self._config.for_node(self.site, self._folder)
-            runner = TaskRunner(self._config.server, self._folder, node, self._outgoing.put_nowait)
+            tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
+            runner = TaskRunner(self._config.server, self._folder, node, tell, memory_mb)
             await self._use_certificate(runner)
             async with _beside(runner.run()):
                 await self._stay_connected(runner)

@@ -14,19 +14,22 @@ import grpc
 from flwr.app import Message
 
 from fedwon.client import progress
+from fedwon.client.attempts import MOST_DEATHS, Attempts
+from fedwon.client.ceiling import is_out_of_memory, lower_ceiling, memory_limit, out_of_memory
 from fedwon.client.journal import Journal, ModelCache, check_name
 from fedwon.client.local_state import LocalStates
 from fedwon.client.transfers import Transfers
 from fedwon.common.arrays import StoredRecord
-from fedwon.common.errors import BrokenFile, FedwonError, TaskFailed
+from fedwon.common.errors import BrokenFile, FedwonError, OutOfMemory, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.memory import return_freed_memory
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.common.wire.records import blob_of, records_from_wire
+from fedwon.common.wire.records import blob_of, records_from_wire, settings_of
 
 logger = logging.getLogger(__name__)
 
 HANDED_IN = "this task was done before; its outcome is handed in"
+DIED = "This site's process ended without a word {} times in this task, as when the kernel finds memory short"
 
 
 @dataclass
@@ -51,6 +54,7 @@ class TaskRunner:
         folder: the site's folder.
         node_config: what Flower's ClientApp is told about this site.
         tell: sends a message to the server when the session stands.
+        memory_mb: memory that this process may take; None for what the system gives it.
 
     Raises:
         StorageError: the journal or the site's own layers cannot be opened.
@@ -62,8 +66,11 @@ class TaskRunner:
         folder: Path,
         node_config: dict[str, bool | int | float | str],
         tell: Callable[[pb.FromSite], None],
+        memory_mb: int | None = None,
     ) -> None:
         self.journal, self.models = Journal(folder / "journal"), ModelCache(folder / "models")
+        self._attempts, self._limit = Attempts(folder / "journal"), memory_limit(memory_mb)
+        self._ceiling_set = False
         self._states = LocalStates(folder / "local")
         self._transfers, self._tell = Transfers(server, self.journal, self.models), tell
         self._context = make_context(1, node_config)
@@ -121,10 +128,12 @@ class TaskRunner:
                 logger.info("task given up", extra={"task": work.offer.task_id})
             except asyncio.CancelledError:
                 work.cancelled.set()  # this process is about to end, and its thread should not work on
+                self._attempts.end(work.offer.task_id)  # and that is no death
                 raise
-            except Exception as error:
-                logger.exception("the task ended with an unexpected error", extra={"task": work.offer.task_id})
-                self._report(work, TaskFailed(f"{type(error).__name__}: {error}"))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+                self._report(work, self._explained(work, error))
+                del error  # and with it what the task held
+                return_freed_memory()
             finally:
                 self.heartbeat = pb.Heartbeat()
                 del self._known[work.offer.task_id]
@@ -136,8 +145,22 @@ class TaskRunner:
             logger.info("task given up: %s", error.message, extra={"task": work.offer.task_id})
             return
         logger.error("task failed: %s %s", error.message, error.hint, extra={"task": work.offer.task_id})
-        failed = pb.TaskFailed(task_id=work.offer.task_id, error=error.slug, message=error.message)
+        # a reason for the operator, who can change the run; others are the site's own matter
+        told = f"{error.message} {error.hint}" if isinstance(error, OutOfMemory) else error.message
+        failed = pb.TaskFailed(task_id=work.offer.task_id, error=error.slug, message=told)
         self._tell(pb.FromSite(failed=failed))
+
+    def _explained(self, work: Work, error: Exception) -> FedwonError:
+        """Return an error that nobody foresaw as one of ours."""
+        if is_out_of_memory(error):
+            logger.error("memory ran out: %s", error, extra={"task": work.offer.task_id})
+            return self._out_of_memory(work, "Memory ran out in this task")
+        logger.error("the task ended with an unexpected error", exc_info=error, extra={"task": work.offer.task_id})
+        return TaskFailed(f"{type(error).__name__}: {error}")
+
+    def _out_of_memory(self, work: Work, what: str) -> OutOfMemory:
+        task = settings_of(work.offer.records)
+        return out_of_memory(what, task, self._context.node_config.get("batch_size"), self._limit)
 
     async def _do(self, work: Work) -> None:
         offer = work.offer
@@ -155,15 +178,26 @@ class TaskRunner:
         offer = work.offer
         if work.cancelled.is_set():
             raise progress.Cancelled
+        if (deaths := self._attempts.deaths(offer.task_id)) >= MOST_DEATHS:
+            self._attempts.end(offer.task_id)  # asked for again, it is tried again
+            raise self._out_of_memory(work, DIED.format(deaths))
+        self._attempts.begin(offer.task_id)
+        try:
+            return self._try(offer, model, work.cancelled)
+        finally:
+            self._attempts.end(offer.task_id)
+
+    def _try(self, offer: pb.Offer, model: pb.Blob, cancelled: threading.Event) -> pb.SubmitHeader:
         logger.info("%s, round %s", offer.kind, offer.group_id, extra={"task": offer.task_id})
         self._progress(offer.task_id, 0, 0)
         started = time.monotonic()
         from fedwon.client.app import app  # loads torch, which an idle site has no use for
 
         host_app()
+        self._lower_ceiling()
         content = records_from_wire(offer.records, self._opened)
         message = incoming(content, offer.kind, node_id=1, message_id=offer.task_id, group_id=offer.group_id)
-        with progress.watch(lambda done, total: self._progress(offer.task_id, done, total), work.cancelled):
+        with progress.watch(lambda done, total: self._progress(offer.task_id, done, total), cancelled):
             reply: Message = app(message, self._context)
         seconds = time.monotonic() - started
         self._states.keep(self._context.state)  # before the update counts: the next round starts from both
@@ -171,6 +205,11 @@ class TaskRunner:
         return_freed_memory()
         logger.info("done in %.1f s, handing it in", seconds, extra={"task": offer.task_id})
         return header
+
+    def _lower_ceiling(self) -> None:
+        if not self._ceiling_set:
+            self._ceiling_set = True
+            lower_ceiling(self._limit)
 
     def _progress(self, task_id: str, done: int, total: int) -> None:
         self.heartbeat = pb.Heartbeat(task_id=task_id, done=done, total=total)

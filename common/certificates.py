@@ -18,8 +18,9 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from fedwon.common.errors import BrokenFile, ConfigError, Refused
 
-CLOCK_SKEW = timedelta(minutes=15)
-"""Certificates begin this long before they are made: an edge box's clock may be behind the server's."""
+CLOCK_SKEW = timedelta(days=1)
+"""Certificates begin this long before they are made: an edge box's clock may be behind the server's, by hours where its
+time zone is set wrong. It gives nobody anything: what a certificate allows ends when it ends."""
 UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 """What the cryptography library raises for bytes that are not what they should be."""
 LARGEST_REQUEST = 8192

@@ -30,7 +30,8 @@
     │   ├── TooFewUpdates    61  a round that too few sites answered, too often
     │   ├── RunMissing       62  no such run, or nothing to resume
     │   ├── TaskFailed       63  a site could not do what it was asked
-    │   └── Stopped          64  the operator stopped the server in the middle of a run
+    │   ├── Stopped          64  the operator stopped the server in the middle of a run
+    │   └── OutOfMemory      65  a task that a site's memory does not suffice for
     └── MissingExtra         70  an optional package that is not installed
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
@@ -268,6 +269,13 @@ class Stopped(RunError):
     default_hint = "Go on where it stopped: `fedwon-server start --resume`."
 
 
+class OutOfMemory(RunError):
+    """A task that a site's memory does not suffice for."""
+
+    code, slug = 65, "out-of-memory"
+    default_hint = "Lower `batch_size` or `data.cache_mb` in client.yaml, or `images.size` or `model.width` in the run."
+
+
 class MissingExtra(FedwonError):
     """An optional package that is not installed."""
 
@@ -287,6 +295,16 @@ def by_slug(slug: str) -> type[FedwonError]:
     return next((kind for kind in all_errors() if kind.slug == slug), FedwonError)
 
 
+_STORAGE_HINTS = {
+    errno.EROFS: "The disk is mounted read-only, as the kernel does after an error: look at `dmesg`, then remount it "
+    "(`mount -o remount,rw`) or replace it.",
+    errno.EMFILE: "Let the process open more files: `ulimit -n`, or `LimitNOFILE=` in the systemd unit.",
+    errno.ENFILE: "This machine has no file handle left (`cat /proc/sys/fs/file-nr`): end what takes them.",
+    errno.EIO: "The disk fails: look at `dmesg` and `smartctl -a`, and move the folder to another one.",
+}
+"""What to do where the system's word for it says enough."""
+
+
 def storage_error(error: OSError, doing: str) -> StorageError:
     """Turn an operating system error into one of ours.
 
@@ -296,4 +314,4 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     """
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFull(f"No space left on the disk while {doing}.")
-    return StorageError(f"{error.strerror or error} while {doing}.")
+    return StorageError(f"{error.strerror or error} while {doing}.", hint=_STORAGE_HINTS.get(error.errno or 0))

@@ -63,6 +63,18 @@ class AggregationConfig(Settings):
     `participation.late_rounds`."""
 
 
+class RetentionConfig(Settings):
+    """What the server keeps of a run on its disk."""
+
+    rounds: int | None = Field(default=5, ge=2)
+    """Models of so many rounds are kept, the newest ones, and the best one by validation accuracy; empty: all.
+    Manifests and metrics of all rounds are kept."""
+    refused: int = Field(default=20, ge=1)
+    """Refused updates that are kept for inspection, the newest ones."""
+    refused_mb: int = Field(default=1000, ge=0)
+    """Megabytes that refused updates may take; the newest one is kept whatever its size."""
+
+
 class RunConfig(Settings):
     """One run: what is trained, how, and by whom."""
 
@@ -92,6 +104,8 @@ class RunConfig(Settings):
     """Site choice, quorum and deadline."""
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
+    retention: RetentionConfig = RetentionConfig()
+    """What stays on the server's disk."""
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -90,8 +90,7 @@ def federate(
     if run is None:
         run = Run.create(store, root, config, agree_on_classes(config, grid), listeners)
     else:
-        run.make_folders()
-        run.set_state("running")
+        run.take_up()
     grid.begin_run(run.spool)
     try:
         return _complete(grid, run)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import Stopped
@@ -17,10 +20,15 @@ from fedwon.server.app import Outcome, federate
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener
 from fedwon.server.grid import GrpcGrid
+from fedwon.server.open_files import allow_open_files
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+STOP_SECONDS = 8.0
+"""Time that a signal leaves for ending in order; containers are killed ten seconds after it."""
 
 
 def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listener], resume: bool) -> Outcome:
@@ -85,6 +93,7 @@ def pick_model(home: Home, run: str | None, number: int | None, path: Path | Non
 
 def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
     received: list[int] = []
+    home.store.check()
     try:
         return asyncio.run(_serve(home, rules, work, received))
     except Stopped:
@@ -95,12 +104,26 @@ def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) 
 
 async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
     loop = asyncio.get_running_loop()
+    allow_open_files()
     async with serving(home) as hub:
 
         def _stop(number: int) -> None:
             received.append(number)
             hub.stop()
+            loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _stop, number)
         return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once. What is in hand, such as the average of a large network, takes longer than whoever stops us waits.
+
+    What counts is on the disk, whole, at every moment.
+    """
+    logger.warning("what was in hand was given up; go on with `fedwon-server start --resume`")
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -11,13 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedwon.server.evaluation import Evaluation, Score, score_of
-from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, now
+from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
 
 
 def runs(store: Store) -> list[dict[str, Any]]:
     """Return the runs, newest first: state, rounds, and the newest score of each site."""
     with store.session() as session:
-        rows = session.scalars(select(RunRow).order_by(RunRow.made.desc())).all()
+        rows = session.scalars(newest_runs()).all()
         return [_run(session, row) for row in rows]
 
 

@@ -1,14 +1,11 @@
 """A run on disk: its row in the database, its folder, its committed rounds.
 
-`<root>/runs/<run>/round-0007.safetensors` is the global model after round 7 (0: before any training), with a manifest
-beside it; `spool/` holds updates of the round in hand; `quarantine/` those that were refused. A round counts when its
-file has its final name and its row is committed, in this order.
+`<root>/runs/<run>/` holds the models of its rounds (`checkpoints`); `spool/` updates of the round in hand;
+`quarantine/` those that were refused.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import shutil
 import time
@@ -17,19 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flwr.app import ArrayRecord
-from sqlalchemy import select
 
-from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
+from fedwon.common.arrays import Blob, StoredRecord, open_record
 from fedwon.common.config import parse
-from fedwon.common.errors import BrokenFile, FedwonError, RunMissing, storage_error
-from fedwon.common.files import remove_leftovers, write_atomic
+from fedwon.common.errors import FedwonError, RunMissing, storage_error
+from fedwon.common.files import remove_leftovers
 from fedwon.common.model_file import describe
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
+from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
+from fedwon.server.retention import let_go, prune_quarantine
 from fedwon.server.site_grid import Traffic
 from fedwon.server.starting import initial_weights
-from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow, now
+from fedwon.server.store import MetricRow, RunRow, Store, TaskRow, newest_runs, now
 
 
 class Run:
@@ -56,6 +54,7 @@ class Run:
         self.store, self.id, self.config, self.classes = store, run_id, config, tuple(classes)
         self.folder = root / "runs" / run_id
         self.spool, self.quarantine = self.folder / "spool", self.folder / "quarantine"
+        self.checkpoints = Checkpoints(store, run_id, self.folder)
         self.listeners = list(listeners)
 
     @classmethod
@@ -77,7 +76,7 @@ class Run:
                 described = config.model_dump(mode="json")
                 session.add(RunRow(id=run_id, config=described, classes=list(run.classes), state="running"))
                 session.flush()
-                session.add(run._round(0, blob, 0.0))
+                session.add(run.checkpoints.row(0, blob, 0.0))
         except FedwonError:
             shutil.rmtree(run.folder, ignore_errors=True)
             raise
@@ -91,7 +90,7 @@ class Run:
             RunMissing: there is none.
         """
         with store.session() as session:
-            rows = session.scalars(select(RunRow).order_by(RunRow.made.desc())).all()
+            rows = session.scalars(newest_runs()).all()
         row = next((row for row in rows if row.state != "finished"), None)
         if row is None:
             raise RunMissing(f"There is no unfinished run in {root}.", hint="Start one without `--resume`.")
@@ -105,7 +104,7 @@ class Run:
             RunMissing: there is none of that name.
         """
         with store.session() as session:
-            query = select(RunRow).order_by(RunRow.made.desc())
+            query = newest_runs()
             row = session.scalars(query if run_id is None else query.where(RunRow.id == run_id)).first()
         if row is None:
             raise RunMissing(f"There is no run{f' `{run_id}`' if run_id else ''} in {root}.")
@@ -128,10 +127,12 @@ class Run:
 
     def model_path(self, number: int) -> Path:
         """Return the file of the global model after a round."""
-        return self.folder / f"round-{number:04d}.safetensors"
+        return self.checkpoints.path(number)
 
     def commit(self, number: int, record: ArrayRecord, *, seconds: float, sites: Sequence[str]) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
+
+        Models that are not kept any more go after that.
 
         Args:
             number: the round.
@@ -147,29 +148,19 @@ class Run:
         """
         blob = self._checkpoint(number, record, sites)
         with self.store.session() as session:
-            session.merge(self._round(number, blob, seconds))
+            session.merge(self.checkpoints.row(number, blob, seconds))
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
+        let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)
 
     def _checkpoint(self, number: int, record: ArrayRecord, sites: Sequence[str]) -> Blob:
-        path = self.model_path(number)
-        blob = write_record(record, path, describe(self.task(number)))
         manifest = {
-            "run": self.id,
-            "round": number,
-            "digest": blob.digest,
-            "size": blob.size,
             "sites": list(sites),
             "version": VERSION,
             "config": self.config.model_dump(mode="json"),
             "classes": list(self.classes),
         }
-        write_atomic(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
-        return blob
-
-    def _round(self, number: int, blob: Blob, seconds: float) -> RoundRow:
-        file = {"path": blob.path.name, "digest": blob.digest, "size": blob.size}
-        return RoundRow(run=self.id, number=number, **file, seconds=seconds, committed=now())
+        return self.checkpoints.write(number, record, describe(self.task(number)), manifest)
 
     def last(self) -> tuple[int, StoredRecord]:
         """Return the last committed round and its model, its digest checked.
@@ -178,29 +169,27 @@ class Run:
             BrokenFile: the file is not the one that was committed.
             RunMissing: nothing was committed.
         """
-        return self._committed(None)
+        return self.checkpoints.last()
 
     def model(self, number: int) -> StoredRecord:
         """Return the model of a committed round, its digest checked.
 
         Raises:
             BrokenFile: the file is not the one that was committed.
-            RunMissing: that round was not committed.
+            RunMissing: that round was not committed, or its model was let go.
         """
-        return self._committed(number)[1]
+        return self.checkpoints.model(number)
 
-    def _committed(self, number: int | None) -> tuple[int, StoredRecord]:
-        query = select(RoundRow).where(RoundRow.run == self.id).order_by(RoundRow.number.desc())
-        if number is not None:
-            query = query.where(RoundRow.number == number)
-        with self.store.session() as session:
-            row = session.scalars(query).first()
-        if row is None:
-            raise RunMissing(f"Run {self.id} has no committed round{'' if number is None else f' {number}'}.")
-        record = open_record(self.folder / row.path)
-        if record.blob.digest != row.digest:
-            raise BrokenFile(f"{record.blob.path} is not the file that was committed (its digest differs).")
-        return row.number, record
+    def take_up(self) -> None:
+        """Go on with a run that was broken off, from its newest whole model.
+
+        Raises:
+            BrokenFile: no kept model is whole.
+            StorageError: the folder or the database cannot be written.
+        """
+        self.make_folders()
+        self.checkpoints.fall_back()
+        self.set_state("running")
 
     def sent(self, task_id: str, number: int, site: str, kind: str) -> None:
         """Note that a site was asked, or asked again."""
@@ -237,9 +226,11 @@ class Run:
             StorageError: it cannot be moved.
         """
         try:
-            return path.replace(self.quarantine / path.name)
+            kept = path.replace(self.quarantine / path.name)
         except OSError as error:
             raise storage_error(error, f"moving {path} to {self.quarantine}") from None
+        prune_quarantine(self.quarantine, self.config.retention, newest=kept)
+        return kept
 
     def clear_spool(self, keeping: Collection[str] = ()) -> None:
         """Delete updates that are averaged or belong to a round that is over; the folder stays.
@@ -265,24 +256,11 @@ class Run:
         """
         path = None
         if state == "finished":
-            path = self._publish(self.last()[1].blob.path)
+            path = self.checkpoints.publish()
             self.clear_spool()
         self.set_state(state, reason)
         self.tell(RunEnded(self.id, state, reason, path))
         return path
-
-    def _publish(self, model: Path) -> Path:
-        path = self.folder / "model.safetensors"
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(model, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(model, temporary)
-            return temporary.replace(path)
-        except OSError as error:
-            raise storage_error(error, f"writing {path}") from None
 
     def make_folders(self) -> None:
         """Make the run's folders, and delete what a `kill -9` left half-written in them."""

@@ -16,7 +16,7 @@ import grpc
 
 from fedwon.common.arrays import Blob
 from fedwon.common.certificates import requested_key
-from fedwon.common.errors import FedwonError, LinkError, Refused, VersionGap
+from fedwon.common.errors import FedwonError, LinkError, Refused, StorageError, VersionGap
 from fedwon.common.pki import SITE_DAYS, Authority, sign_request, site_of_peer
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -48,7 +48,8 @@ def guarded(handler: Handler) -> Handler:
         try:
             return await handler(self, request, context)
         except FedwonError as error:
-            logger.info("refused: %s", error.message, extra={"peer": context.peer()})
+            level = logging.ERROR if isinstance(error, StorageError) else logging.INFO  # ours to mend, not the site's
+            logger.log(level, "refused: %s", error.message, extra={"peer": context.peer()})
             await abort(context, error)
 
     return _call
@@ -162,7 +163,10 @@ class FederationService(rpc.FederationServicer):
         logger.info("site disconnected", extra={"site": site})
         async with self._noting:  # so that a site that is back at once is not noted as gone after that
             if site not in self._hub.sessions:
-                await asyncio.to_thread(sites.disconnected, self._store, site)
+                try:
+                    await asyncio.to_thread(sites.disconnected, self._store, site)
+                except StorageError as error:  # a site that is gone cannot be told
+                    logger.warning("that site %s is gone could not be noted: %s", site, error.message)
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))

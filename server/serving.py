@@ -140,7 +140,10 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
             await noting
         hub.stop()
         await asyncio.gather(federation.stop(GRACE_SECONDS), enrolment.stop(GRACE_SECONDS))
-        await asyncio.to_thread(sites.disconnected, home.store)
+        try:
+            await asyncio.to_thread(sites.disconnected, home.store)
+        except StorageError as error:  # what ended the server says more
+            logger.warning("%s", error.message)
 
 
 def _tls(credentials: Credentials, *, mutual: bool) -> grpc.ServerCredentials:

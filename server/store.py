@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic.util import CommandError
-from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
+from sqlalchemy import JSON, DateTime, Engine, ForeignKey, Select, create_engine, event, literal_column, select, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -20,6 +20,20 @@ from sqlalchemy.types import TypeDecorator
 from fedwon.common.errors import DiskFull, StorageError
 
 BUSY_SECONDS = 30.0
+"""How long a transaction waits for another process that writes."""
+
+RESTORE = (
+    "Stop the server, put back the last backup of fedwon.db (without fedwon.db-wal and fedwon.db-shm beside it) and go "
+    "on with `fedwon-server start --resume`."
+)
+_HINTS = {
+    "locked": "Another process has been writing to it for too long, such as a backup or a database tool: see "
+    "`fuser -v` on the file, let that one end, and go on with `fedwon-server start --resume`.",
+    "readonly": "Its folder is read-only or another user's (`mount`, `ls -l`); SQLite makes files beside it as well.",
+    "malformed": RESTORE,
+    "disk I/O": "The disk fails or was taken away: look at `dmesg`, then go on with `fedwon-server start --resume`.",
+}
+"""What to do, by what SQLite says."""
 
 
 class Moment(TypeDecorator[datetime]):
@@ -170,6 +184,17 @@ class Store:
         with _translated(self.path), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def check(self) -> None:
+        """Look through the whole file, which takes a tenth of a second for 100 MB, before a run relies on it.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        with self.session() as session:
+            found = session.execute(text("PRAGMA quick_check(1)")).scalar()
+        if found != "ok":
+            raise StorageError(f"The database {self.path} is damaged: {found}.", hint=RESTORE)
+
     def audit(self, action: str, subject: str, detail: str = "") -> None:
         """Write a line into the audit trail."""
         with self.session() as session:
@@ -178,6 +203,11 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def newest_runs() -> Select[RunRow]:
+    """Select the runs, the newest first: by the order in which they were made, whatever the clock said then."""
+    return select(RunRow).order_by(literal_column("runs.rowid").desc())
 
 
 def _engine(path: Path) -> Engine:
@@ -217,11 +247,10 @@ def _translated(path: Path) -> Iterator[None]:
             hint="Use the newer fedwon-server, or put back the backup from before the upgrade.",
         ) from None
     except OperationalError as error:
-        text = str(error.orig)
-        if "full" in text:
+        said = str(error.orig)
+        if "full" in said:
             raise DiskFull(f"No space left on the disk while writing {path}.") from None
-        raise StorageError(f"The database {path} cannot be used: {text}.") from None
+        hint = next((hint for sign, hint in _HINTS.items() if sign in said), None)
+        raise StorageError(f"The database {path} cannot be used: {said}.", hint=hint) from None
     except DatabaseError as error:
-        raise StorageError(
-            f"The database {path} is damaged: {error.orig}.", hint="Put back the last backup of this folder."
-        ) from None
+        raise StorageError(f"The database {path} is damaged: {error.orig}.", hint=RESTORE) from None

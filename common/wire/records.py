@@ -116,3 +116,13 @@ def _values(scalars: pb.Scalars) -> dict[str, Any]:
 def blob_of(wire: Iterable[pb.Record]) -> pb.Blob | None:
     """Return the arrays that these records name, or None."""
     return next((record.arrays for record in wire if record.WhichOneof("kind") == "arrays"), None)
+
+
+def settings_of(wire: Iterable[pb.Record]) -> dict[str, Any]:
+    """Return the configuration that these records carry, all in one mapping.
+
+    Raises:
+        LinkError: an entry is of a type that this version does not know.
+    """
+    configs = (record.config for record in wire if record.WhichOneof("kind") == "config")
+    return {key: value for config in configs for key, value in _values(config).items()}

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
-from fedwon.server.store import Store
-from tests.e2e.fleet import SITES, Fleet, digests, images, run_config
+from tests.e2e import faults
+from tests.e2e.fleet import SITES, Fleet
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,15 +37,17 @@ def fleets(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Digests of the tiny run when nothing happens, from a simulation; test_same_bits says that this is the same."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sites = {name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in SITES}
-    store = Store(folder / "fedwon.db")
-    outcome = federate(InProcessGrid(sites, folder), run_config(), store, folder)
-    store.close()
-    return digests(outcome.model.parent)
+    return faults.undisturbed(tmp_path_factory.mktemp("undisturbed"), *SITES)
 
 
 @pytest.fixture
 def fleet(fleets: Callable[..., Fleet]) -> Fleet:
     """One federation of the tiny run."""
     return fleets()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    with faults.small_disk(tmp_path / "disk") as place:
+        yield place

@@ -27,7 +27,7 @@ from fedwon.server.serving import Home
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-FAULTS = Path(__file__).parent / "faults"
+POWER_CUT = Path(__file__).parent / "power_cut"
 PATIENCE = 90.0
 """Seconds for things that take two or three: the machine may be busy."""
 
@@ -74,10 +74,10 @@ def environment() -> dict[str, str]:
 
 
 def dying(fault: Mapping[str, object] | None) -> dict[str, str]:
-    """The environment of a process that dies at a named point; see faults/sitecustomize.py."""
+    """The environment of a process that dies at a named point; see power_cut/sitecustomize.py."""
     if fault is None:
         return environment()
-    path = os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(POWER_CUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**environment(), "PYTHONPATH": path, "FEDWON_TEST_FAULT": json.dumps(fault)}
 
 

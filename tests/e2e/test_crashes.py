@@ -1,6 +1,6 @@
 """`kill -9` at any point of either side: the same round goes on, and the model has the bits of an undisturbed run.
 
-One test a point. The process that dies does so at a named call (faults/sitecustomize.py); what is installed holds no
+One test a point. The process that dies does so at a named call (power_cut/sitecustomize.py); what is installed holds no
 such points. Chunks are made small, so that a small model is many of them.
 """
 
@@ -77,7 +77,9 @@ OF_THE_SERVER = {
     "sites-not-told": Crash("committed, the sites not told", "fedwon.server.grid:GrpcGrid.committed"),
     "spool-not-cleared": Crash("committed, the spool not cleared", "fedwon.server.runs:Run.clear_spool"),
     "evaluating": Crash("during the last evaluation", "fedwon.server.evaluation:score_of"),
-    "published": Crash("model published, the run's end not noted", "fedwon.server.runs:Run._publish", "after"),
+    "published": Crash(
+        "model published, the run's end not noted", "fedwon.server.checkpoints:Checkpoints.publish", "after"
+    ),
 }
 OF_A_SITE = {
     "fetching": Crash("a model half fetched", "fedwon.client.transfers:_check_wanted", nth=9),

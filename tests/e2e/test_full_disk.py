@@ -2,40 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-
-import pytest
-
 from fedwon.common import errors
+from tests.e2e.faults import fill
 from tests.e2e.fleet import Fleet, assert_error, command, wait_until
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 16 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a tmpfs")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-    """Take the space that is left, but for so many bytes."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while shutil.disk_usage(disk).free > leave:
-            file.write(b"\0" * 4096)
-    return ballast
 
 
 def test_of_the_server(tmp_path, small_disk):

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import MetricRecord, RecordDict
 
 from fedwon.common.errors import ClassMismatch, DiskFull, RunMissing, Stopped, StorageError, TooFewUpdates
-from fedwon.server import runs
+from fedwon.server import checkpoints
 from fedwon.server.app import agree_on_classes, federate
 from fedwon.server.evaluation import evaluate_model, score_of
 from fedwon.server.events import RunEnded, RunStarted
@@ -137,7 +137,7 @@ def test_a_run_that_cannot_begin_is_not_there_to_be_resumed(store, tmp_path, mon
     def full(*_, **__):
         raise DiskFull("No space left.")
 
-    monkeypatch.setattr(runs, "write_record", full)
+    monkeypatch.setattr(checkpoints, "write_record", full)
     with pytest.raises(DiskFull):
         federate(FakeGrid({"a": site()}), small_run(), store, tmp_path)
     with pytest.raises(RunMissing):

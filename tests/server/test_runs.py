@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from datetime import timedelta
 
 import pytest
 
@@ -13,11 +14,11 @@ from fedwon.common.arrays import open_record
 from fedwon.common.errors import BrokenFile, DiskFull, RunMissing, StorageError
 from fedwon.common.model_file import read_model
 from fedwon.common.version import VERSION
-from fedwon.server import runs
+from fedwon.server import checkpoints
 from fedwon.server.events import RoundCommitted, RunEnded
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import Traffic
-from fedwon.server.store import MetricRow, RoundRow, RunRow, TaskRow
+from fedwon.server.store import AuditRow, MetricRow, RoundRow, RunRow, TaskRow, now
 from tests.server.server_kit import CLASSES, rows, same, shifted, small_run
 
 
@@ -97,7 +98,7 @@ def test_a_full_disk_leaves_the_round_before(make_run, monkeypatch):
     def full(*arguments, **named):
         raise DiskFull("No space left.")
 
-    monkeypatch.setattr(runs, "write_record", full)
+    monkeypatch.setattr(checkpoints, "write_record", full)
     with pytest.raises(DiskFull):
         run.commit(1, run.last()[1], seconds=0, sites=())
     assert run.last()[0] == 0
@@ -109,7 +110,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(store, tmp_path, monkeypatch, br
     def full(*arguments, **named):
         raise DiskFull("No space left.")
 
-    monkeypatch.setattr(runs, broken, full)
+    monkeypatch.setattr(checkpoints, broken, full)
     with pytest.raises(DiskFull):
         Run.create(store, tmp_path, small_run(), CLASSES)
     assert rows(store, RunRow) == []
@@ -117,9 +118,8 @@ def test_a_run_that_cannot_begin_leaves_nothing(store, tmp_path, monkeypatch, br
 
 
 def test_a_run_that_the_database_does_not_take_leaves_nothing(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Run, "_round", lambda *_: RoundRow(run="other", number=0, path="", digest="", size=0, seconds=0)
-    )
+    foreign = RoundRow(run="other", number=0, path="", digest="", size=0, seconds=0)
+    monkeypatch.setattr(checkpoints.Checkpoints, "row", lambda *_: foreign)
     with pytest.raises(StorageError):
         Run.create(store, tmp_path, small_run(), CLASSES)
     assert rows(store, RunRow) == rows(store, RoundRow) == []
@@ -285,3 +285,71 @@ def test_measurements_are_kept_once(make_run, store):
     run.measured(1, "a", {"loss": 1.0, "n": 3})
     run.measured(1, "a", {"loss": 0.5})
     assert {row.key: row.value for row in rows(store, MetricRow)} == {"loss": 0.5, "n": 3.0}
+
+
+def flip(path, at=-1):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+class TestTakingUp:
+    @pytest.fixture
+    def run(self, make_run):
+        run = make_run()
+        for number in (1, 2, 3):
+            run.commit(number, shifted(run.last()[1], 1.0), seconds=0, sites=("a",))
+        run.finish("failed", "cut")
+        return run
+
+    def test_a_whole_run_is_left_as_it_is(self, run, store):
+        run.take_up()
+        assert run.last()[0] == 3
+        assert len(rows(store, RoundRow)) == 4
+        assert rows(store, AuditRow) == []
+        assert rows(store, RunRow)[0].state == "running"
+
+    @pytest.mark.parametrize("harm", [flip, lambda path: os.truncate(path, 100), os.unlink, lambda path: flip(path, 9)])
+    def test_a_damaged_model_gives_way_to_the_one_before(self, run, store, caplog, harm):
+        harm(run.model_path(3))
+        whole = open_record(run.model_path(2))
+        run.take_up()
+        number, model = run.last()
+        assert number == 2
+        assert same(model, whole)
+        [line] = rows(store, AuditRow)
+        assert (line.action, line.subject) == ("checkpoint damaged", run.id)
+        assert "back to round 2" in line.detail
+        assert "round-0003" in line.detail
+        assert "round-0003" in caplog.text
+        assert run.commit(3, shifted(model, 5.0), seconds=0, sites=())
+        assert run.last()[0] == 3
+
+    def test_several_damaged_ones(self, run, store):
+        flip(run.model_path(3))
+        flip(run.model_path(2))
+        run.take_up()
+        assert run.last()[0] == 1
+
+    def test_none_left(self, run, store):
+        for number in range(4):
+            flip(run.model_path(number))
+        with pytest.raises(BrokenFile, match=r"No model of run .* is whole") as caught:
+            run.take_up()
+        assert "backup" in caught.value.hint
+        assert len(rows(store, RoundRow)) == 4  # nothing is given up: a backup may bring the files back
+
+    def test_a_manifest_that_is_gone_is_no_matter(self, run):
+        for path in run.folder.glob("*.json"):
+            path.unlink()
+        run.take_up()
+        assert run.last()[0] == 3
+
+
+def test_the_newest_run_is_the_one_made_last_whatever_the_clock_said(make_run, store, tmp_path):
+    make_run()
+    second = make_run()
+    with store.session() as session:
+        session.get_one(RunRow, second.id).made = now() - timedelta(hours=1)  # the clock went back between the two
+    assert Run.unfinished(store, tmp_path).id == second.id
+    assert Run.open(store, tmp_path).id == second.id

@@ -1,0 +1,104 @@
+"""What a run keeps on the disk, and what it lets go: a thousand rounds of a large network fill any disk.
+
+The newest models stay, so that a damaged one has another before it, and the best one by validation accuracy. Rows,
+metrics and manifests of all rounds stay: they are small. Of refused updates the newest stay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sqlalchemy import select
+
+from fedwon.common.run_config import RetentionConfig, RunConfig
+from fedwon.server.checkpoints import Checkpoints
+from fedwon.server.store import MetricRow, Store
+
+logger = logging.getLogger(__name__)
+
+MEGABYTE = 10**6
+CORRECT, EXAMPLES = "validation-correct", "validation-examples"
+
+
+def superseded(here: Iterable[int], newest: int, keep: int, best: int | None) -> list[int]:
+    """Return the rounds whose model may go.
+
+    Args:
+        here: rounds whose model is on the disk.
+        newest: the round that was committed last.
+        keep: how many rounds stay, the newest among them.
+        best: the round of the best model, which stays too; None if that is not known.
+    """
+    return [number for number in sorted(here) if number <= newest - keep and number != best]
+
+
+def best_round(scores: Mapping[int, Sequence[float]]) -> int | None:
+    """Return the round with the highest mean of its sites' accuracies, the later of two alike; None without any."""
+    known = {number: sum(values) / len(values) for number, values in scores.items() if values}
+    return max(known, key=lambda number: (known[number], number), default=None)
+
+
+def validation_scores(store: Store, run: str, rounds: Iterable[int]) -> dict[int, list[float]]:
+    """Return the sites' accuracies of these rounds' models on their validation images, as far as sites have told."""
+    counts: defaultdict[tuple[int, str], dict[str, float]] = defaultdict(dict)
+    query = select(MetricRow).where(
+        MetricRow.run == run, MetricRow.round.in_(list(rounds)), MetricRow.key.in_([CORRECT, EXAMPLES])
+    )
+    with store.session() as session:
+        for row in session.scalars(query):
+            counts[row.round, row.site][row.key] = row.value
+    scores: defaultdict[int, list[float]] = defaultdict(list)
+    for (number, _), found in counts.items():
+        if found.get(EXAMPLES, 0) > 0 and CORRECT in found:
+            scores[number].append(found[CORRECT] / found[EXAMPLES])
+    return dict(scores)
+
+
+def let_go(checkpoints: Checkpoints, store: Store, run: str, config: RunConfig, newest: int) -> None:
+    """Delete the models that a run does not keep; what cannot be deleted stays, and the log says so.
+
+    Args:
+        checkpoints: the run's models.
+        store: the server's database.
+        run: the run's name.
+        config: the run's configuration.
+        newest: the round that was committed last.
+
+    Raises:
+        StorageError: the database cannot be read.
+    """
+    if config.retention.rounds is None:
+        return
+    here = [number for number in checkpoints.here() if number <= newest]
+    # a task that may be late still asks for the model that it starts from
+    keep = max(config.retention.rounds, config.participation.late_rounds + 2)
+    if not superseded(here, newest, keep, None):
+        return
+    best = best_round(validation_scores(store, run, here))
+    for number in superseded(here, newest, keep, best):
+        _delete(checkpoints.path(number))
+
+
+def prune_quarantine(folder: Path, settings: RetentionConfig, newest: Path) -> None:
+    """Delete the oldest refused updates beyond the number and the bytes that are kept; the newest one always stays."""
+    try:
+        sizes = {path: path.stat() for path in folder.glob("*") if path != newest}
+        left = settings.refused_mb * MEGABYTE - newest.stat().st_size
+    except OSError as error:
+        logger.warning("%s cannot be looked through: %s", folder, error)
+        return
+    by_age = sorted(sizes, key=lambda path: sizes[path].st_mtime_ns, reverse=True)
+    for rank, path in enumerate(by_age, start=1):
+        left -= sizes[path].st_size
+        if rank >= settings.refused or left < 0:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s is not kept any more and cannot be deleted: %s", path, error)
