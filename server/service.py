@@ -22,11 +22,12 @@ from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
+from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
 from fedwon.server import sites
 from fedwon.server.hub import Answer, Hub, SiteSession, Task
 from fedwon.server.store import Store, now
-from fedwon.server.transfers import Upload, read_chunks
+from fedwon.server.transfers import Upload, moving, read_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class FederationService(rpc.FederationServicer):
 
     def __init__(self, hub: Hub, store: Store, authority: Authority) -> None:
         self._hub, self._store, self._authority = hub, store, authority
+        self.liveness = Liveness(hub.heartbeat_seconds)
         self.last_seen: dict[str, datetime] = {}
         self._noting = asyncio.Lock()
 
@@ -166,7 +168,7 @@ class FederationService(rpc.FederationServicer):
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))
-        writing = asyncio.create_task(_speak(session, context))
+        writing = asyncio.create_task(_speak(session, context, self._hub.silence))
         try:
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -196,17 +198,18 @@ class FederationService(rpc.FederationServicer):
         with suppress(Refused, LinkError):
             self._hub.complete(self._hub.task_of(site, failed.task_id), Answer(failed.task_id, error=plain))
 
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802
-        """Send a model by digest, from an offset."""
-        try:
-            site = site_of_peer(context.auth_context())
-            task, blob = self._hub.fetchable(site, request.digest)
-            async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
-                async for data in chunks:
-                    task.bytes_down += len(data)
-                    yield pb.Chunk(data=data)
-        except FedwonError as error:
-            await abort(context, error)
+    @guarded
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Send a model by digest, from an offset; a site that takes nothing for too long is not waited for."""
+        task, blob = self._hub.fetchable(site_of_peer(context.auth_context()), request.digest)
+        async with (
+            aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks,
+            moving(self.liveness.stall) as patience,
+        ):
+            async for data in chunks:
+                await context.write(pb.Chunk(data=data))
+                task.bytes_down += len(data)
+                patience.moved()
 
     @guarded
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
@@ -217,7 +220,9 @@ class FederationService(rpc.FederationServicer):
             raise Refused("A submission begins with its header.")
         header = first.header
         task = self._hub.task_of(site, header.task_id)
-        async with task.uploading:  # a call on a line that broke may still be there
+        if task.receiving is not None:  # a call on a line that broke, which this side cannot know yet
+            task.receiving.end()
+        async with task.uploading:
             if not task.done:  # otherwise it is sent again because our reply was lost
                 blob = await self._receive(task, header, requests, context)
                 task.seconds = header.seconds if 0 <= header.seconds < math.inf else 0.0
@@ -239,10 +244,12 @@ class FederationService(rpc.FederationServicer):
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)
         await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
-        async for request in requests:
-            self._check_wanted(task)
-            await upload.add(request.data)
-            task.bytes_up += len(request.data)
+        async with moving(self.liveness.stall) as task.receiving:
+            async for request in requests:
+                self._check_wanted(task)
+                await upload.add(request.data)
+                task.bytes_up += len(request.data)
+                task.receiving.moved()
         blob = await asyncio.to_thread(upload.finish)
         try:
             self._check_wanted(task)
@@ -268,6 +275,7 @@ async def _hello(context: Context) -> pb.Hello:
     return hello
 
 
-async def _speak(session: SiteSession, context: Context) -> None:
+async def _speak(session: SiteSession, context: Context, patience: float) -> None:
     while (message := await session.outgoing.get()) is not None:
-        await context.write(message)
+        async with asyncio.timeout(patience):  # a site that talks and does not listen
+            await context.write(message)
