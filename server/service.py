@@ -168,7 +168,7 @@ class FederationService(rpc.FederationServicer):
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))
-        writing = asyncio.create_task(_speak(session, context, self._hub.silence))
+        writing = asyncio.create_task(_speak(session, context))
         try:
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -198,18 +198,17 @@ class FederationService(rpc.FederationServicer):
         with suppress(Refused, LinkError):
             self._hub.complete(self._hub.task_of(site, failed.task_id), Answer(failed.task_id, error=plain))
 
-    @guarded
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        """Send a model by digest, from an offset; a site that takes nothing for too long is not waited for."""
-        task, blob = self._hub.fetchable(site_of_peer(context.auth_context()), request.digest)
-        async with (
-            aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks,
-            moving(self.liveness.stall) as patience,
-        ):
-            async for data in chunks:
-                await context.write(pb.Chunk(data=data))
-                task.bytes_down += len(data)
-                patience.moved()
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802
+        """Send a model by digest, from an offset; a site that reads slowly costs the memory of one chunk."""
+        try:
+            site = site_of_peer(context.auth_context())
+            task, blob = self._hub.fetchable(site, request.digest)
+            async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
+                async for data in chunks:
+                    task.bytes_down += len(data)
+                    yield pb.Chunk(data=data)
+        except FedwonError as error:
+            await abort(context, error)
 
     @guarded
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
@@ -275,7 +274,6 @@ async def _hello(context: Context) -> pb.Hello:
     return hello
 
 
-async def _speak(session: SiteSession, context: Context, patience: float) -> None:
+async def _speak(session: SiteSession, context: Context) -> None:
     while (message := await session.outgoing.get()) is not None:
-        async with asyncio.timeout(patience):  # a site that talks and does not listen
-            await context.write(message)
+        await context.write(message)
