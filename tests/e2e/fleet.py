@@ -173,15 +173,21 @@ class Fleet:
     """A server's folder, its sites' folders, and the processes in them."""
 
     def __init__(
-        self, folder: Path, changes: Mapping[str, object] | None = None, *, server: Path | None = None
+        self,
+        folder: Path,
+        changes: Mapping[str, object] | None = None,
+        *,
+        server: Path | None = None,
+        names: tuple[str, ...] = ("127.0.0.1",),
+        host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         self.processes: list[Process] = []
         self.config = ServerConfig(
             federation="test",
-            listen=f"127.0.0.1:{free_port()}",
+            listen=f"{host}:{free_port()}",
             enrolment=f"127.0.0.1:{free_port()}",
-            names=("127.0.0.1",),
+            names=names,
             heartbeat_seconds=0.5,
             run=run_config(changes),
         )
