@@ -180,6 +180,7 @@ class Fleet:
         server: Path | None = None,
         names: tuple[str, ...] = ("127.0.0.1",),
         host: str = "127.0.0.1",
+        heartbeat: float = 0.5,
     ) -> None:
         self.folder = folder
         self.processes: list[Process] = []
@@ -188,7 +189,7 @@ class Fleet:
             listen=f"{host}:{free_port()}",
             enrolment=f"127.0.0.1:{free_port()}",
             names=names,
-            heartbeat_seconds=0.5,
+            heartbeat_seconds=heartbeat,
             run=run_config(changes),
         )
         self.home = Home.create(server or folder / "server", self.config)

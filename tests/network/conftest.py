@@ -16,8 +16,7 @@ from fedwon.server.store import Store
 from tests.e2e.fleet import Fleet, Process, digests, images, run_config
 from tests.network.proxy import FaultProxy
 
-SITES = ("metal", "paper")
-MODEL = {"model": {"name": "digit_cnn", "width": 0.1}}
+RUN = {"model": {"name": "digit_cnn", "width": 0.1}, "participation": {"minimum": 1}}
 """715 KB: three pieces of a transfer."""
 
 
@@ -29,11 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Net:
-    """A server, and sites that reach it through a proxy each."""
+    """A server, and sites that reach it through a proxy each.
 
-    def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
+    Most tests need one site only: each costs some seconds of a processor.
+    """
+
+    def __init__(self, fleet: Fleet, names: tuple[str, ...], stack: ExitStack) -> None:
         self.fleet = fleet
-        self.proxies = {name: stack.enter_context(FaultProxy(fleet.config.listen)) for name in SITES}
+        self.proxies = {name: stack.enter_context(FaultProxy(fleet.config.listen)) for name in names}
         self.sites: dict[str, Process] = {}
         self.server: Process
 
@@ -41,10 +43,10 @@ class Net:
     def paper(self) -> FaultProxy:
         return self.proxies["paper"]
 
-    def start(self, *names: str) -> Process:
+    def start(self) -> Process:
         """Start the server and the sites; return the site `paper`."""
         self.server = self.fleet.start_server()
-        for name in names or SITES:
+        for name in self.proxies:
             self.fleet.site(name, server=self.proxies[name].address)
             self.start_site(name)
         return self.sites["paper"]
@@ -53,53 +55,53 @@ class Net:
         self.sites[name] = self.fleet.start_site(name, "--until-finished")
         return self.sites[name]
 
-    def finish(self, undisturbed: Callable[[int], list[str]], *, trained: bool = True) -> None:
+    def finish(self, undisturbed: Callable[..., list[str]]) -> None:
         """Wait for the end; the model is that of an undisturbed run, and no update was trained twice."""
         self.server.end()
         rounds = self.fleet.config.run.rounds
         for site in self.sites.values():
             said = site.end()
             assert "Traceback" not in said, said
-            for number in range(1, rounds + 1) if trained else ():
+            for number in range(1, rounds + 1):
                 assert said.count(f"train, round {number} ") == 1, said
-        assert self.fleet.digests() == undisturbed(rounds)
+        assert self.fleet.digests() == undisturbed(rounds, *self.proxies)
         assert self.fleet.status()["state"] == "finished"
 
 
-@pytest.fixture
-def nets(tmp_path: Path) -> Iterator[Callable[..., Net]]:
-    """Make federations with proxies; they end with the test."""
+@pytest.fixture(scope="class")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Net]]:
+    """Make federations with proxies; they end with the test, or the class."""
     with ExitStack() as stack:
 
-        def make(rounds: int = 2, **options: object) -> Net:
-            fleet = Fleet(tmp_path, {**MODEL, "rounds": rounds}, **options)
+        def make(*names: str, rounds: int = 1, **options: object) -> Net:
+            sites = names or ("paper",)
+            participation = {"minimum": len(sites)}
+            changes = {**RUN, "rounds": rounds, "participation": participation}
+            fleet = Fleet(tmp_path_factory.mktemp("fleet"), changes, **options)
             stack.callback(fleet.close)
-            return Net(fleet, stack)
+            return Net(fleet, sites, stack)
 
         yield make
 
 
-@pytest.fixture
-def net(nets: Callable[..., Net]) -> Net:
-    return nets()
-
-
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     """Digests of a run's models when nothing happens, from a simulation; test_same_bits says that this is the same."""
-    found: dict[int, list[str]] = {}
+    found: dict[tuple[object, ...], list[str]] = {}
 
-    def simulated(rounds: int) -> list[str]:
-        if rounds not in found:
+    def simulated(rounds: int, *names: str) -> list[str]:
+        key = (rounds, *sorted(names))
+        if key not in found:
             folder = tmp_path_factory.mktemp("undisturbed")
             sites = {
-                name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in SITES
+                name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in names
             }
+            config = run_config({**RUN, "rounds": rounds, "participation": {"minimum": len(names)}})
             store = Store(folder / "fedwon.db")
-            outcome = federate(InProcessGrid(sites, folder), run_config({**MODEL, "rounds": rounds}), store, folder)
+            outcome = federate(InProcessGrid(sites, folder), config, store, folder)
             store.close()
-            found[rounds] = digests(outcome.model.parent)
-        return found[rounds]
+            found[key] = digests(outcome.model.parent)
+        return found[key]
 
     return simulated
 
