@@ -23,10 +23,11 @@ from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, from_rpc
+from fedwon.common.wire.liveness import Liveness
 
 TIMEOUT = 20.0
-SITE_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 10_000))
-"""gRPC itself would wait up to two minutes before it looks whether a server is back."""
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+"""gRPC would let all channels to an address share one connection, also one that is dead and not yet known to be."""
 
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _PORT_HINT = "Is it the port for sites that join (`enrolment` in server.yaml, 8471) and not the one for sites (8470)?"
@@ -117,12 +118,15 @@ def _trusting(server: str, certificate: bytes) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(certificate), options=CHANNEL_OPTIONS)
 
 
-def open_channel(server: str, folder: Path) -> grpc.aio.Channel:
-    """Open a channel to the federation's service with the site's certificate.
+def open_channel(server: str, folder: Path, liveness: Liveness | None = None) -> grpc.aio.Channel:
+    """Open a channel to the federation's service: a connection of its own, with the certificate as it is now.
+
+    The name is looked up anew for each channel.
 
     Args:
         server: `host:port`.
         folder: the site's folder.
+        liveness: how dead lines are noticed; that of the default heartbeat until the server has told its own.
 
     Raises:
         StorageError: a certificate or key is missing.
@@ -130,7 +134,8 @@ def open_channel(server: str, folder: Path) -> grpc.aio.Channel:
     """
     held = load_credentials(folder / "pki", "site")
     credentials = grpc.ssl_channel_credentials(held.authority, held.key, held.certificate)
-    return grpc.aio.secure_channel(server, credentials, options=SITE_OPTIONS)
+    options = (*(liveness or Liveness()).channel_options(), OWN_CONNECTION)
+    return grpc.aio.secure_channel(server, credentials, options=options)
 
 
 async def renew(channel: grpc.aio.Channel, server: str, folder: Path) -> None:

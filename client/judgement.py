@@ -49,7 +49,11 @@ class Judgement:
         since, self._since = self._since, None
         return 0.0 if since is None else time.monotonic() - since
 
-    async def pronounce(self, error: FedwonError | TimeoutError) -> None:
+    def moved(self, server: str) -> None:
+        """Take another address."""
+        self._server = server
+
+    async def pronounce(self, error: FedwonError) -> None:
         """Log why there is no session, or raise what will not go away by itself.
 
         Raises:
@@ -57,9 +61,8 @@ class Judgement:
             DuplicateSite: another client holds this identity for longer than the patience.
             Refused: the server did not accept this site before it ever did.
         """
-        if isinstance(error, TimeoutError):
-            error = Unreachable(f"No word from {self._server}.")
-        if isinstance(error, Unreachable) and "socket closed" in error.message.lower():
+        stood = self._since is not None  # then the certificate is accepted, and the line broke
+        if not stood and isinstance(error, Unreachable) and "socket closed" in error.message.lower():
             error = await self._explained(error)
         if isinstance(error, Refused) and SECURE in error.message:
             error = await self._in_detail(error)

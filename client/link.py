@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -17,20 +17,21 @@ from fedwon.client.enrolment import open_channel, renew
 from fedwon.client.judgement import Judgement
 from fedwon.client.lock import locked
 from fedwon.client.tasks import TaskRunner
-from fedwon.client.transfers import pauses
-from fedwon.common.errors import FedwonError, LinkError, Unreachable, VersionGap
+from fedwon.client.transfers import Pauses
+from fedwon.common.config import load
+from fedwon.common.errors import ConfigError, ConfigMissing, FedwonError, LinkError, Unreachable, VersionGap
 from fedwon.common.pki import SITE_DAYS, certificate_days_left, load_credentials, site_of
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import from_rpc
+from fedwon.common.wire.liveness import Liveness
 
 logger = logging.getLogger(__name__)
 
 WELCOME_SECONDS = 30.0
 """Longer than gRPC takes to give an address up (20 s): its error says why, a timeout does not."""
 
-SILENT_INTERVALS = 3
 HEARTBEATS = (0.2, 600.0)
 """Seconds between which a server may choose."""
 
@@ -38,8 +39,6 @@ RENEW_SHARE = 0.5
 """A certificate is renewed when less than this share of its life is left."""
 
 RENEW_CHECK_SECONDS = 6 * 3600.0
-SETTLED_SECONDS = 10.0
-"""A session that lasted so long makes the next pause short again."""
 
 Survey = Mapping[str, Mapping[str, int]]
 Call = grpc.aio.StreamStreamCall[pb.FromSite, pb.FromServer]
@@ -77,8 +76,7 @@ class Link:
         self._judgement = Judgement(config.server, folder, patience)
         self._counted: Survey = {}
         self._finished = False
-        self._channels = AsyncExitStack()
-        self._channel: grpc.aio.Channel  # opened by `run`, inside the event loop
+        self._server, self._liveness = config.server, Liveness()
 
     async def run(self) -> None:
         """Stay connected and do tasks, for ever or until a run has finished.
@@ -88,49 +86,70 @@ class Link:
             VersionGap: server and client are more than one minor version apart.
             Refused: the server does not accept this site, at the first connection.
         """
-        async with locked(self._folder, self._patience), self._channels:
+        async with locked(self._folder, self._patience):
             node = self._config.for_node(self.site, self._folder)
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
-            runner = TaskRunner(self._config.server, self._folder, node, tell, memory_mb)
-            await self._use_certificate(runner)
+            runner = TaskRunner(self._server, self._folder, node, tell, memory_mb)
+            runner.use(self._open)
             async with _beside(runner.run()):
                 await self._stay_connected(runner)
 
-    async def _use_certificate(self, runner: TaskRunner) -> None:
-        """Open a channel with the certificate as it is now; calls that still run keep the one that they began with."""
-        self._channel = await self._channels.enter_async_context(open_channel(self._config.server, self._folder))
-        runner.use(self._channel)
+    def _open(self) -> grpc.aio.Channel:
+        """Open a channel to the server as it is now: its address, what its name means, this site's certificate."""
+        return open_channel(self._server, self._folder, self._liveness)
 
     async def _stay_connected(self, runner: TaskRunner) -> None:
-        pause = pauses()
-        while not self._finished:
-            await anext(pause)
+        pauses = Pauses()
+        async for _ in pauses:
             try:
+                self._take_up_address(runner)
                 await self._session(runner)
-            except (FedwonError, TimeoutError) as error:
+            except FedwonError as error:
                 await self._judgement.pronounce(error)
             except Exception:
                 logger.exception("the session ended with an unexpected error; connecting again")
-            if self._judgement.lasted() > SETTLED_SECONDS:
-                pause = pauses()
+            if self._finished:
+                return
+            if self._judgement.lasted() > self._liveness.settled:
+                pauses.shorten()
+
+    def _take_up_address(self, runner: TaskRunner) -> None:
+        """Look whether client.yaml names another address by now: a server moves without restarts of its sites."""
+        try:
+            server = load(ClientConfig, self._folder / "client.yaml").server
+        except ConfigMissing:
+            return
+        except ConfigError as error:
+            logger.warning("%s The address stays %s.", error.message, self._server)
+            return
+        if server != self._server:
+            logger.info("client.yaml names another address: %s in place of %s", server, self._server)
+            self._server = server
+            self._judgement.moved(server)
+            runner.moved(server)
 
     async def _session(self, runner: TaskRunner) -> None:
         hello = await self._hello(runner)
-        call = rpc.FederationStub(self._channel).Session()
-        try:
-            with suppress(asyncio.InvalidStateError):  # the call has ended; reading from it says why
-                await call.write(pb.FromSite(hello=hello))
-            welcome = await self._welcome(call)
-            logger.info("connected to %s as site %s", self._config.server, welcome.site)
-            self._judgement.connected()
-            runner.connected()
-            interval = _sensible(welcome.heartbeat_seconds)
-            async with _beside(self._send(call, runner, interval)), _beside(self._keep_renewed(runner)):
-                await self._receive(call, runner, SILENT_INTERVALS * interval)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._config.server) from None
-        finally:
-            call.cancel()
+        async with self._open() as channel:  # a connection of its own: the last one may be dead and not know it
+            call = rpc.FederationStub(channel).Session()
+            try:
+                with suppress(asyncio.InvalidStateError):  # the call has ended; reading from it says why
+                    await call.write(pb.FromSite(hello=hello))
+                interval = self._connected(runner, await self._welcome(call))
+                async with _beside(self._send(call, runner, interval)), _beside(self._keep_renewed(channel)):
+                    await self._receive(call, runner, self._liveness.silence)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error, self._server) from None
+            finally:
+                call.cancel()
+
+    def _connected(self, runner: TaskRunner, welcome: pb.Welcome) -> float:
+        """Note that a session stands; return the seconds between heartbeats."""
+        logger.info("connected to %s as site %s", self._server, welcome.site)
+        self._liveness = Liveness(_sensible(welcome.heartbeat_seconds))
+        self._judgement.connected()
+        runner.connected(self._liveness)
+        return self._liveness.heartbeat
 
     async def _hello(self, runner: TaskRunner) -> pb.Hello:
         try:
@@ -146,28 +165,27 @@ class Link:
         return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
 
     async def _welcome(self, call: Call) -> pb.Welcome:
-        message = await _next(call, self._config.server, WELCOME_SECONDS)
+        message = await _next(call, self._server, WELCOME_SECONDS)
         if message.WhichOneof("body") != "welcome":
-            raise LinkError(f"{self._config.server} did not answer as a fedwon server does.")
+            raise LinkError(f"{self._server} did not answer as a fedwon server does.")
         welcome: pb.Welcome = message.welcome
         if not compatible(VERSION, welcome.version):
             raise VersionGap(f"The server runs fedwon {welcome.version}, this site {VERSION}.")
         return welcome
 
-    async def _keep_renewed(self, runner: TaskRunner) -> None:
+    async def _keep_renewed(self, channel: grpc.aio.Channel) -> None:
         while True:
             try:
-                await self._renew_in_time(runner)
+                await self._renew_in_time(channel)
             except FedwonError as error:
                 logger.warning("the site's certificate could not be renewed: %s", error.message)
             await asyncio.sleep(RENEW_CHECK_SECONDS)
 
-    async def _renew_in_time(self, runner: TaskRunner) -> None:
+    async def _renew_in_time(self, channel: grpc.aio.Channel) -> None:
         held = load_credentials(self._folder / "pki", "site")
         if certificate_days_left(held.certificate) < RENEW_SHARE * SITE_DAYS:
-            await renew(self._channel, self._config.server, self._folder)
-            await self._use_certificate(runner)  # this session goes on; the next one shows the new certificate
-            logger.info("the site's certificate was renewed")
+            await renew(channel, self._server, self._folder)
+            logger.info("the site's certificate was renewed")  # this session goes on; the next one shows it
 
     async def _send(self, call: Call, runner: TaskRunner, interval: float) -> None:
         while True:
@@ -181,7 +199,7 @@ class Link:
 
     async def _receive(self, call: Call, runner: TaskRunner, silence: float) -> None:
         while not self._finished:
-            message = await _next(call, self._config.server, silence)
+            message = await _next(call, self._server, silence)
             match message.WhichOneof("body"):
                 case "offer":
                     runner.offer(message.offer)
@@ -222,11 +240,14 @@ async def _next(call: Call, server: str, patience: float) -> pb.FromServer:
     """Read the next message.
 
     Raises:
-        TimeoutError: nothing came in `patience` seconds.
+        Unreachable: nothing came in `patience` seconds.
         FedwonError: the session has ended, and with what.
     """
-    async with asyncio.timeout(patience):
-        message = await call.read()
+    try:
+        async with asyncio.timeout(patience):
+            message = await call.read()
+    except TimeoutError:
+        raise Unreachable(f"No word from {server} for {patience:.0f} s.") from None
     if isinstance(message, pb.FromServer):
         return message
     if message is not grpc.aio.EOF:  # gRPC gives None for bytes that are no message

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 from flwr.app import Message
 
 from fedwon.client import progress
@@ -18,12 +17,13 @@ from fedwon.client.attempts import MOST_DEATHS, Attempts
 from fedwon.client.ceiling import is_out_of_memory, lower_ceiling, memory_limit, out_of_memory
 from fedwon.client.journal import Journal, ModelCache, check_name
 from fedwon.client.local_state import LocalStates
-from fedwon.client.transfers import Transfers
+from fedwon.client.transfers import OpenChannel, Transfers
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, FedwonError, OutOfMemory, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.memory import return_freed_memory
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of, records_from_wire, settings_of
 
 logger = logging.getLogger(__name__)
@@ -79,12 +79,17 @@ class TaskRunner:
         self._known: dict[str, Work] = {}
         self.heartbeat = pb.Heartbeat()
 
-    def use(self, channel: grpc.aio.Channel) -> None:
-        """Take a channel to the server for the calls from now on."""
-        self._transfers.use(channel)
+    def use(self, opener: OpenChannel) -> None:
+        """Take what opens a channel to the server, for the transfers from now on."""
+        self._transfers.use(opener)
 
-    def connected(self) -> None:
+    def moved(self, server: str) -> None:
+        """Hear that the server has another address."""
+        self._transfers.server = server
+
+    def connected(self, liveness: Liveness) -> None:
         """Hear that the server is there: whatever waits to be tried again is tried now."""
+        self._transfers.stall = liveness.stall
         self._transfers.wake.set()
 
     def offer(self, offer: pb.Offer) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import grpc
 
@@ -18,42 +18,53 @@ from fedwon.client.progress import Cancelled
 from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, Unreachable, storage_error
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
-from fedwon.common.wire.grpc_errors import CHUNK, OFFSET_KEY, from_rpc
+from fedwon.common.wire.grpc_errors import OFFSET_KEY, PIECE, from_rpc
+from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
-STALL_SECONDS = 180.0
-"""A transfer in which nothing moves for so long is broken off: 1 MiB passes in that time at 6 KB/s."""
 
 T = TypeVar("T")
 Submission = grpc.aio.StreamUnaryCall[pb.SubmitRequest, pb.SubmitReply]
+OpenChannel = Callable[[], grpc.aio.Channel]
 
 
-def pauses(wake: asyncio.Event | None = None) -> AsyncIterator[None]:
-    """Yield once at once and then after ever longer pauses with full jitter, at most 30 s, for ever.
+class Pauses:
+    """Turns: the first at once, the others after ever longer pauses with full jitter, at most 30 s, for ever.
 
     Args:
         wake: when set, the pause ends at once, and the next ones are short again.
     """
 
-    async def _wait() -> AsyncIterator[None]:
-        longest, woken = FIRST_PAUSE, wake or asyncio.Event()
-        yield
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(FIRST_PAUSE / 2, longest)):
-                    await woken.wait()
-            longest = FIRST_PAUSE if woken.is_set() else min(2 * longest, LONGEST_PAUSE)
-            woken.clear()
-            yield
+    def __init__(self, wake: asyncio.Event | None = None) -> None:
+        self._woken = wake or asyncio.Event()
+        self._longest: float | None = None
 
-    return _wait()
+    def shorten(self) -> None:
+        """Make the next pause the shortest again: something was achieved. Not none, lest sites storm a server."""
+        self._longest = FIRST_PAUSE
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> None:
+        if self._longest is None:
+            self._longest = FIRST_PAUSE
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(FIRST_PAUSE / 2, self._longest)):
+                await self._woken.wait()
+        self._longest = FIRST_PAUSE if self._woken.is_set() else min(2 * self._longest, LONGEST_PAUSE)
+        self._woken.clear()
 
 
 class Transfers:
     """What a task needs to bring here and to hand in.
+
+    Each attempt has a connection of its own: a session's heartbeats do not wait behind a model in its buffers, and what
+    an idle connection has become meanwhile (forgotten by a NAT, led to an address that is no more) does not matter.
 
     Args:
         server: its address, for messages.
@@ -62,23 +73,27 @@ class Transfers:
 
     Attributes:
         wake: set it when the line to the server stands again, so that nobody waits on.
+        stall: seconds without movement after which an attempt is broken off.
     """
 
     def __init__(self, server: str, journal: Journal, models: ModelCache) -> None:
-        self._server, self._journal, self._models = server, journal, models
-        self._stub: rpc.FederationAsyncStub | None = None
+        self.server, self._journal, self._models = server, journal, models
+        self._open: OpenChannel | None = None
         self.wake = asyncio.Event()
+        self.stall = Liveness().stall
+        self._start = 0  # where the server last told an outcome to go on
 
-    def use(self, channel: grpc.aio.Channel) -> None:
-        """Take a channel for the calls from now on."""
-        self._stub = rpc.FederationStub(channel)
+    def use(self, opener: OpenChannel) -> None:
+        """Take what opens a channel, for the transfers from now on."""
+        self._open = opener
 
-    @property
-    def stub(self) -> rpc.FederationAsyncStub:
-        """The calls of the server."""
-        if self._stub is None:
-            raise LinkError("There is no channel to the server yet.")
-        return self._stub
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[rpc.FederationAsyncStub]:
+        """Open a connection for one attempt."""
+        if self._open is None:
+            raise LinkError("There is no way to the server yet.")
+        async with self._open() as channel:
+            yield rpc.FederationStub(channel)
 
     async def fetch(self, wanted: pb.Blob, cancelled: threading.Event) -> None:
         """Fetch a model unless it is here.
@@ -90,8 +105,10 @@ class Transfers:
         """
         if await asyncio.to_thread(self._models.get, wanted) is not None:
             return
-        async for _ in pauses(self.wake):
+        pauses = Pauses(self.wake)
+        async for _ in pauses:
             _check_wanted(cancelled)
+            before = _size(self._models.partial(wanted))
             try:
                 await self._fetch_rest(wanted, cancelled)
                 await asyncio.to_thread(self._models.accept, wanted)
@@ -100,26 +117,30 @@ class Transfers:
             except LinkError as error:
                 if isinstance(error, Refused):
                     raise
-                logger.info("fetching the model failed, trying again: %s", error.message)
+                have = _size(self._models.partial(wanted))
+                if have > before:
+                    pauses.shorten()
+                text = "fetching the model failed after %d of %d bytes, trying again: %s"
+                logger.info(text, have, wanted.size, error.message)
             else:
                 return
 
     async def _fetch_rest(self, wanted: pb.Blob, cancelled: threading.Event) -> None:
         part = self._models.partial(wanted)
         try:
-            have = part.stat().st_size if part.exists() else 0
-            call = self.stub.Fetch(pb.FetchRequest(digest=wanted.digest, offset=have))
+            have = _size(part)
             with part.open("ab") as file:
-                while (chunk := await self._heard(call.read())) is not grpc.aio.EOF:
-                    _check_wanted(cancelled)
-                    data = chunk.data if isinstance(chunk, pb.Chunk) else b""
-                    have += len(data)
-                    if not data or have > wanted.size:
-                        call.cancel()
-                        break
-                    await asyncio.to_thread(file.write, data)
-                else:
-                    return
+                async with self._connection() as stub:
+                    call = stub.Fetch(pb.FetchRequest(digest=wanted.digest, offset=have))
+                    while (chunk := await self._heard(call.read())) is not grpc.aio.EOF:
+                        _check_wanted(cancelled)
+                        data = chunk.data if isinstance(chunk, pb.Chunk) else b""
+                        have += len(data)
+                        if not data or have > wanted.size:
+                            break
+                        await asyncio.to_thread(file.write, data)
+                    else:
+                        return
             part.unlink()
             raise BrokenFile(f"The server sent something else than the model {wanted.digest[:12]}.")
         except OSError as error:
@@ -132,7 +153,9 @@ class Transfers:
             BrokenFile: what is kept here is damaged.
             Cancelled: nobody waits for the task any more.
         """
-        async for _ in pauses(self.wake):
+        pauses = Pauses(self.wake)
+        reached = self._start = 0
+        async for _ in pauses:
             _check_wanted(cancelled)
             try:
                 await self._send(header)
@@ -147,19 +170,27 @@ class Transfers:
                 if not await asyncio.to_thread(self._journal.intact, header):
                     raise BrokenFile(f"The outcome of {header.task_id} was damaged on this site's disk.") from None
                 logger.info("handing in failed, trying again: %s", error.message)
+                if self._start > reached:  # the attempt before had brought something over
+                    reached = self._start
+                    pauses.shorten()
             else:
                 return
 
     async def _send(self, header: pb.SubmitHeader) -> None:
-        call = self.stub.Submit()
+        async with self._connection() as stub:
+            await self._converse(stub.Submit(), header)
+
+    async def _converse(self, call: Submission, header: pb.SubmitHeader) -> None:
         try:
             with suppress(asyncio.InvalidStateError):  # the server has ended the call; what it says comes below
                 await self._heard(call.write(pb.SubmitRequest(header=header)))
                 metadata = dict(await self._heard(call.initial_metadata()))
                 wanted = blob_of(header.records)
                 if wanted is not None and OFFSET_KEY in metadata:
-                    start = _offset(metadata[OFFSET_KEY], wanted.size)
-                    await self._upload(call, self._journal.arrays(header.task_id), start)
+                    self._start = _offset(metadata[OFFSET_KEY], wanted.size)
+                    if self._start:
+                        logger.info("handing in goes on at byte %d of %d", self._start, wanted.size)
+                    await self._upload(call, self._journal.arrays(header.task_id), self._start)
                 await call.done_writing()
             await self._heard(call)
         finally:
@@ -169,7 +200,7 @@ class Transfers:
         try:
             with path.open("rb") as file:
                 file.seek(start)
-                while data := await asyncio.to_thread(file.read, CHUNK):
+                while data := await asyncio.to_thread(file.read, PIECE):
                     await self._heard(call.write(pb.SubmitRequest(data=data)))
         except OSError as error:
             raise storage_error(error, f"reading {path}") from None
@@ -181,12 +212,20 @@ class Transfers:
             FedwonError: the call failed; Unreachable also where nothing moved for too long.
         """
         try:
-            async with asyncio.timeout(STALL_SECONDS):  # Python 3.11's wait_for can swallow a cancellation
+            async with asyncio.timeout(self.stall):  # Python 3.11's wait_for can swallow a cancellation
                 return await step
         except TimeoutError:
-            raise Unreachable(f"{self._server} has not moved for {STALL_SECONDS:.0f} s.") from None
+            raise Unreachable(f"{self.server} has not moved for {self.stall:.0f} s.") from None
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._server) from None
+            raise from_rpc(error, self.server) from None
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _check_wanted(cancelled: threading.Event) -> None:

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.server.transfers import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Task:
         blob: the model that it may fetch for it.
         answers: where the answer goes; None ends the wait.
         uploading: held while the site sends the outcome, so that two calls never write one file.
+        receiving: the patience with the call that sends it, or sent it last.
     """
 
     site: str
@@ -60,6 +62,7 @@ class Task:
     bytes_up: int = 0
     seconds: float = 0.0
     uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    receiving: Patience | None = None
 
 
 @dataclass

@@ -22,11 +22,12 @@ from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
+from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
 from fedwon.server import sites
 from fedwon.server.hub import Answer, Hub, SiteSession, Task
 from fedwon.server.store import Store, now
-from fedwon.server.transfers import Upload, read_chunks
+from fedwon.server.transfers import Upload, moving, read_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class FederationService(rpc.FederationServicer):
 
     def __init__(self, hub: Hub, store: Store, authority: Authority) -> None:
         self._hub, self._store, self._authority = hub, store, authority
+        self.liveness = Liveness(hub.heartbeat_seconds)
         self.last_seen: dict[str, datetime] = {}
         self._noting = asyncio.Lock()
 
@@ -201,7 +203,7 @@ class FederationService(rpc.FederationServicer):
             self._hub.complete(self._hub.task_of(site, failed.task_id), Answer(failed.task_id, error=plain))
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802
-        """Send a model by digest, from an offset."""
+        """Send a model by digest, from an offset; a site that reads slowly costs the memory of one chunk."""
         try:
             site = site_of_peer(context.auth_context())
             task, blob = self._hub.fetchable(site, request.digest)
@@ -221,7 +223,9 @@ class FederationService(rpc.FederationServicer):
             raise Refused("A submission begins with its header.")
         header = first.header
         task = self._hub.task_of(site, header.task_id)
-        async with task.uploading:  # a call on a line that broke may still be there
+        if task.receiving is not None:  # a call on a line that broke, which this side cannot know yet
+            task.receiving.end()
+        async with task.uploading:
             if not task.done:  # otherwise it is sent again because our reply was lost
                 blob = await self._receive(task, header, requests, context)
                 task.seconds = header.seconds if 0 <= header.seconds < math.inf else 0.0
@@ -243,10 +247,12 @@ class FederationService(rpc.FederationServicer):
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)
         await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
-        async for request in requests:
-            self._check_wanted(task)
-            await upload.add(request.data)
-            task.bytes_up += len(request.data)
+        async with moving(self.liveness.stall) as task.receiving:
+            async for request in requests:
+                self._check_wanted(task)
+                await upload.add(request.data)
+                task.bytes_up += len(request.data)
+                task.receiving.moved()
         blob = await asyncio.to_thread(upload.finish)
         try:
             self._check_wanted(task)

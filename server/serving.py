@@ -28,7 +28,7 @@ from fedwon.common.pki import (
     save_credentials,
 )
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
-from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS
+from fedwon.common.wire.liveness import Liveness
 from fedwon.server import sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.hub import Hub
@@ -117,7 +117,8 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     credentials = load_credentials(home.folder / "pki", "server")
     hub = Hub(home.config.heartbeat_seconds)
     service = FederationService(hub, home.store, home.authority)
-    federation, enrolment = grpc.aio.server(options=CHANNEL_OPTIONS), grpc.aio.server(options=CHANNEL_OPTIONS)
+    options = Liveness(home.config.heartbeat_seconds).server_options()
+    federation, enrolment = grpc.aio.server(options=options), grpc.aio.server(options=options)
     rpc.add_FederationServicer_to_server(service, federation)
     rpc.add_EnrolmentServicer_to_server(EnrolmentService(home.store, home.authority, home.public_address), enrolment)
     # both ahead of either: a port that is bound stays so until the server object is collected

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from fedwon.common.arrays import Blob
-from fedwon.common.errors import BrokenFile, Refused, storage_error
+from fedwon.common.errors import BrokenFile, LinkError, Refused, storage_error
 from fedwon.common.files import sha256_file
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.common.wire.grpc_errors import CHUNK
+from fedwon.common.wire.grpc_errors import PIECE
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ async def read_chunks(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
     try:
         with await asyncio.to_thread(path.open, "rb") as file:
             file.seek(offset)
-            while data := await asyncio.to_thread(file.read, CHUNK):
+            while data := await asyncio.to_thread(file.read, PIECE):
                 yield data
     except OSError as error:
         raise storage_error(error, f"reading {path}") from None
@@ -47,6 +47,57 @@ async def unbroken(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({doing})
         raise
+
+
+class Patience:
+    """How long a transfer may still stand still.
+
+    Args:
+        seconds: without movement.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._ended = seconds, False
+        self.over = False
+        self.limit = asyncio.timeout(seconds)
+
+    def moved(self) -> None:
+        """Begin to count anew."""
+        if not self._ended:
+            self._reschedule(self._seconds)
+
+    def end(self) -> None:
+        """End the transfer now: another call stands in its place."""
+        self._ended = True
+        self._reschedule(0.0)
+
+    def _reschedule(self, seconds: float) -> None:
+        if not self.over and not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    @property
+    def reason(self) -> str:
+        """Why it was ended."""
+        if self._ended:
+            return "The site has begun this transfer anew on another line."
+        return f"Nothing has moved for {self._seconds:.0f} s."
+
+
+@contextlib.asynccontextmanager
+async def moving(seconds: float) -> AsyncIterator[Patience]:
+    """Do a transfer inside, and break it off where nothing moves.
+
+    Raises:
+        LinkError: nothing has moved for so long, or the transfer was begun anew elsewhere.
+    """
+    patience = Patience(seconds)
+    try:
+        async with patience.limit:
+            yield patience
+    except TimeoutError:
+        raise LinkError(patience.reason) from None
+    finally:
+        patience.over = True
 
 
 class Upload:

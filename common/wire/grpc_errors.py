@@ -25,19 +25,18 @@ ERROR_KEY = "fedwon-error"
 VERSION_KEY = "fedwon-version"
 OFFSET_KEY = "fedwon-offset"
 CHUNK = 2**20
-"""Bytes of a chunk, at most (1 MiB)."""
+"""Bytes of a chunk, at most (1 MiB): longer ones are not taken."""
+PIECE = 2**18
+"""Bytes of a chunk as it is sent (256 KiB): so much of a transfer at most is sent twice when the line breaks, and a
+slow line is seen to move."""
 
 CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.max_receive_message_length", 2 * CHUNK),
     ("grpc.so_reuseport", 0),
     ("grpc.enable_http_proxy", 0),
 )
-"""Of both sides: dead lines are noticed within a minute, messages stay small, no proxy is taken from the environment
-(nothing connects anywhere that the configuration does not name), and a port is held by one server only."""
+"""Of both sides: messages stay small, no proxy is taken from the environment (nothing connects anywhere that the
+configuration does not name), and a port is held by one server only. `fedwon.common.wire.liveness` adds the rest."""
 
 _LONGEST_MESSAGE = 1000
 """Characters of an error that travel: a status lives in HTTP/2 headers, and longer ones break the call."""

@@ -183,16 +183,23 @@ class Fleet:
     """A server's folder, its sites' folders, and the processes in them."""
 
     def __init__(
-        self, folder: Path, changes: Mapping[str, object] | None = None, *, server: Path | None = None
+        self,
+        folder: Path,
+        changes: Mapping[str, object] | None = None,
+        *,
+        server: Path | None = None,
+        names: tuple[str, ...] = ("127.0.0.1",),
+        host: str = "127.0.0.1",
+        heartbeat: float = 0.5,
     ) -> None:
         self.folder = folder
         self.processes: list[Process] = []
         self.config = ServerConfig(
             federation="test",
-            listen=f"127.0.0.1:{free_port()}",
+            listen=f"{host}:{free_port()}",
             enrolment=f"127.0.0.1:{free_port()}",
-            names=("127.0.0.1",),
-            heartbeat_seconds=0.5,
+            names=names,
+            heartbeat_seconds=heartbeat,
             run=run_config(changes),
         )
         self.home = Home.create(server or folder / "server", self.config)

@@ -46,9 +46,9 @@ class Site:
 async def working(federation, server: Server):
     folder = federation.site()
     told: list[pb.FromSite] = []
-    async with listening(federation, server) as address, open_channel(address, folder) as channel:
+    async with listening(federation, server) as address:
         runner = TaskRunner(address, folder, {}, told.append)
-        runner.use(channel)
+        runner.use(lambda: open_channel(address, folder))
         running = asyncio.create_task(runner.run())
         try:
             async with asyncio.timeout(30):

@@ -9,8 +9,9 @@ import grpc
 
 from fedwon.client import transfers
 from fedwon.client.journal import Journal, ModelCache
-from fedwon.client.transfers import pauses
+from fedwon.client.transfers import Pauses
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.liveness import Liveness
 from tests.link.link_kit import Server, refuse, until
 from tests.link.task_kit import kept, named, play
 
@@ -95,7 +96,7 @@ class TestHandingIn:
             await until(lambda: not server.submits)
             await asyncio.sleep(0.2)
             assert not server.submitted
-            site.runner.connected()
+            site.runner.connected(Liveness())
             await until(lambda: server.submitted, 5)
 
         play(federation, server, scene)
@@ -117,8 +118,7 @@ class TestHandingIn:
         play(federation, server, scene)
         assert len(app.calls) == 2
 
-    def test_a_stalled_transfer_is_broken_off(self, federation, server, app, task, monkeypatch):
-        monkeypatch.setattr(transfers, "STALL_SECONDS", 0.3)
+    def test_a_stalled_transfer_is_broken_off(self, federation, server, app, task):
 
         async def stall(context):
             await asyncio.sleep(30)
@@ -126,6 +126,7 @@ class TestHandingIn:
         server.submits = [stall]
 
         async def scene(site):
+            site.runner._transfers.stall = 0.3
             site.runner.offer(task)
             await until(lambda: server.submitted)
 
@@ -211,7 +212,7 @@ class TestPauses:
         monkeypatch.setattr("random.uniform", lambda _, longest: longest)
 
         async def go():
-            pause = pauses()
+            pause = Pauses()
             await anext(pause)
             assert waited == []
             for _ in range(12):
@@ -225,7 +226,7 @@ class TestPauses:
     def test_woken_it_starts_short_again(self):
         async def go():
             wake = asyncio.Event()
-            pause = pauses(wake)
+            pause = Pauses(wake)
             for _ in range(4):
                 await anext(pause)
             wake.set()

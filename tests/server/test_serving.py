@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, PortInUse, StorageError
 from fedwon.common.pki import site_of_peer
+from fedwon.common.wire.liveness import Liveness
 from fedwon.server import serving as serving_module
 from fedwon.server import sites
 from fedwon.server.config import ServerConfig
@@ -135,7 +136,7 @@ def test_nobody_is_connected_to_a_server_that_starts_or_has_stopped(home):
 
 def test_no_port_is_shared(home):
     """A second server with SO_REUSEPORT would take half of the sites."""
-    assert ("grpc.so_reuseport", 0) in serving_module.CHANNEL_OPTIONS
+    assert ("grpc.so_reuseport", 0) in Liveness().server_options()
 
 
 @wired

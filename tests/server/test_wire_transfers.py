@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -15,6 +16,7 @@ from fedwon.common.errors import BrokenFile, DiskFull, LinkError, Refused, Stora
 from fedwon.common.files import sha256_file
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.grpc_errors import CHUNK, OFFSET_KEY
+from fedwon.common.wire.liveness import Liveness
 from fedwon.server import transfers
 from fedwon.server.service import SIZE_MARGIN
 from tests.server.server_kit import (
@@ -314,29 +316,58 @@ async def test_a_second_submission_changes_nothing(running):
 
 
 @wired
-async def test_two_submissions_at_once_are_one(running):
+async def test_submissions_at_once_are_one(running):
     site, _, task_id, _ = await asked(running)
     blob, data = update_of(running)
     header = outcome(task_id, blob)
-    offsets = await asyncio.gather(*(site.submit(header, data) for _ in range(4)))
-    assert sorted(offsets) == [-1, -1, -1, 0]
+    ends = await asyncio.gather(*(site.submit(header, data) for _ in range(4)), return_exceptions=True)
+    assert any(isinstance(end, int) for end in ends)
     assert (await reply_to(running, task_id)).content["arrays"].blob.digest == blob.digest
+    assert await site.submit(header, data) == -1
+
+
+@contextmanager
+def impatient():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Liveness, "stall", 0.5)
+        yield
+
+
+async def begun(site, task, header, data):
+    """Send the first piece of an outcome, and nothing more."""
+    call = site.stub.Submit()
+    await call.write(pb.SubmitRequest(header=header))
+    await call.initial_metadata()
+    await call.write(pb.SubmitRequest(data=data[:CHUNK]))
+    await until(lambda: task.bytes_up == CHUNK)
+    return call
 
 
 @wired
-async def test_the_next_submission_waits_for_the_one_on_a_dead_line(running):
+async def test_the_next_submission_takes_the_place_of_the_one_on_a_dead_line(running):
+    """The server cannot know yet that the line is dead, and must not let the site wait until it does."""
     site, _, task_id, _ = await asked(running)
     blob, data = update_of(running)
-    header, task = outcome(task_id, blob), running.hub.tasks[task_id]
-    dead = site.stub.Submit()
-    await dead.write(pb.SubmitRequest(header=header))
-    await dead.initial_metadata()
-    await dead.write(pb.SubmitRequest(data=data[:CHUNK]))
-    await until(lambda: task.bytes_up == CHUNK)
-    second = asyncio.create_task(site.submit(header, data))
-    await until(lambda: task.uploading._waiters)
-    dead.cancel()
-    assert await asyncio.wait_for(second, PATIENCE) == CHUNK
+    header = outcome(task_id, blob)
+    dead = await begun(site, running.hub.tasks[task_id], header, data)
+    assert await asyncio.wait_for(site.submit(header, data), PATIENCE) == CHUNK
+    error = await refusal(dead)
+    assert type(error) is LinkError
+    assert "anew on another line" in error.message
+
+
+@wired
+async def test_a_submission_that_does_not_move_is_broken_off(running):
+    """From a site that answers pings and sends nothing."""
+    site, _, task_id, _ = await asked(running)
+    blob, data = update_of(running)
+    header = outcome(task_id, blob)
+    with impatient():
+        error = await refusal(await begun(site, running.hub.tasks[task_id], header, data))
+    assert type(error) is LinkError
+    assert "Nothing has moved" in error.message
+    assert not running.hub.tasks[task_id].uploading.locked()
+    assert await site.submit(header, data) == CHUNK
 
 
 @wired
