@@ -98,6 +98,10 @@ def enroll(
 def start(
     folder: Folder = HOME,
     resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run.")] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option("--auto-resume", help="Go on with the newest run if it has not finished, else begin a new one."),
+    ] = False,
     run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
 ) -> None:
     """Listen for sites, run the federation, and end with the global model."""
@@ -106,12 +110,16 @@ def start(
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.operating import run_federation
 
-    if resume and run:
-        raise typer.BadParameter("a resumed run keeps its own configuration", param_hint="--run")
+    if resume and (run or auto_resume):
+        reason = "a resumed run keeps its own configuration" if run else "either this or --resume"
+        raise typer.BadParameter(reason, param_hint="--run" if run else "--auto-resume")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
     left = None if resume else _unfinished(home)
-    if left:
+    if left and auto_resume:
+        typer.echo(f"going on: {left}", err=True)
+        resume = True
+    elif left:
         typer.echo(f"a new run begins; {left} and would go on with\n  {_resuming(home)}", err=True)
     try:
         with watching() as listener:
