@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
-from fedwon.common import logs
+from fedwon.common import logs, notify
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_table
 from fedwon.common.memory import keep_freed_memory
@@ -130,7 +130,14 @@ def start(
         patience=patience,
     )
     logs.bind(site=link.site)
-    asyncio.run(_until_signal(link))
+    asyncio.run(_serve(link, config.server))
+
+
+async def _serve(link: Link, server: str) -> None:
+    """Run until the end, and let a service manager know; a site is ready also while it still looks for its server."""
+    async with notify.watched():
+        notify.ready(f"connecting to {server}")
+        await _until_signal(link)
 
 
 async def _until_signal(link: Link) -> None:
@@ -140,6 +147,7 @@ async def _until_signal(link: Link) -> None:
     received: list[int] = []
 
     def _stop(number: int) -> None:
+        notify.stopping()
         received.append(number)
         signalled.set()
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from fedwon.client.handshake import NOT_VALID_YET, shake_hands
+from fedwon.common import notify
 from fedwon.common.errors import DuplicateSite, FedwonError, LinkError, Refused, Unreachable, VersionGap
 
 SECURE = "No secure connection"
@@ -43,6 +44,7 @@ class Judgement:
         """Note that a session stands."""
         self._connected_once, self._since, self._duplicate_since, self._refusals = True, time.monotonic(), None, 0
         self._said = ("", 0.0)
+        notify.status(f"connected to {self._server}")
 
     def lasted(self) -> float:
         """Return how long the last session stood; 0 where there was none since the last question."""
@@ -106,6 +108,7 @@ class Judgement:
         old = text == error.slug and now - when < SAY_AGAIN_SECONDS
         if not old:
             self._said = (error.slug, now)
+        notify.status(f"not connected: {error.message}")
         logger.log(logging.DEBUG if old else logging.WARNING, "%s %s", error.message, _next_step(error))
 
 

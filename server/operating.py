@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from fedwon.common import notify
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import Stopped
 from fedwon.common.flower import host_app
@@ -18,7 +19,7 @@ from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
 from fedwon.server.app import Outcome, federate
 from fedwon.server.evaluation import Evaluation, evaluate_model
-from fedwon.server.events import Listener
+from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
 from fedwon.server.grid import GrpcGrid
 from fedwon.server.open_files import allow_open_files
 from fedwon.server.runs import Run
@@ -43,7 +44,8 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
     rules = Run.unfinished(home.store, home.folder).config.participation if resume else config.participation
 
     def _work(grid: GrpcGrid) -> Outcome:
-        return federate(grid, config, home.store, home.folder, listeners=listeners, resume=resume)
+        heard_by = [*listeners, _tell_manager]
+        return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
 
     return _run(home, rules, _work)
 
@@ -91,6 +93,19 @@ def pick_model(home: Home, run: str | None, number: int | None, path: Path | Non
     return task, record
 
 
+def _tell_manager(event: Event) -> None:
+    """Let `systemctl status` say how far the run is."""
+    match event:
+        case RunStarted():
+            notify.status(f"run {event.run}: {event.done} of {event.rounds} rounds committed")
+        case RoundStarted():
+            notify.status(f"round {event.number} with {len(event.sites)} sites")
+        case RoundCommitted():
+            notify.status(f"round {event.number} committed")
+        case RunPaused():
+            notify.status(f"run {event.run} pauses: {event.reason}")
+
+
 def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
     received: list[int] = []
     home.store.check()
@@ -105,15 +120,17 @@ def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) 
 async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
-    async with serving(home) as hub:
+    async with notify.watched(), serving(home) as hub:
 
         def _stop(number: int) -> None:
+            notify.stopping()
             received.append(number)
             hub.stop()
             loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _stop, number)
+        notify.ready(f"listening on {home.config.listen}, waiting for sites")
         return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))
 
 
