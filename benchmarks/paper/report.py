@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks import batch_one, lines
 from benchmarks.paper.curves import learning_curve, svg
-from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.protocols import SMALL_BATCH, PROTOCOLS, Protocol
+from benchmarks.paper.partitions import DomainASite
 from benchmarks.paper.published import NOT_COMPARABLE, published
 from benchmarks.paper.running import RESULTS
 from benchmarks.paper.scoring import METRICS
@@ -56,7 +57,13 @@ def _line(row: Row, plan: Protocol) -> str:
         return f"{head} diverged with {len(row.scores) - len(scores)} of {len(row.scores)} seeds |"
     cells = [_cell([metric(score[domain]) for score in scores]) for domain in sorted(scores[0])]
     mean = _cell([statistics.mean(metric(site) for site in score.values()) for score in scores])
-    return f"{head} {' | '.join(cells)} | **{mean}** | {published(plan.images, row.variant)} |"
+    return f"{head} {' | '.join(cells)} | **{mean}** | {_beside(plan, row)} |"
+
+
+def _beside(plan: Protocol, row: Row) -> str:
+    """The published average of a row, where the protocol is the paper's main one: a domain a site, full batches."""
+    same = plan.partition == DomainASite() and row.batch > SMALL_BATCH
+    return published(plan.images, row.variant) if same else "-"
 
 
 def _differences(plan: Protocol, found: Sequence[Row]) -> Iterator[str]:
