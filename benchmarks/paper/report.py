@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks import batch_one, lines
 from benchmarks.paper.curves import learning_curve, svg
-from benchmarks.paper.protocols import SMALL_BATCH, PROTOCOLS, Protocol
 from benchmarks.paper.partitions import DomainASite
+from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
 from benchmarks.paper.published import NOT_COMPARABLE, published
 from benchmarks.paper.running import RESULTS
 from benchmarks.paper.scoring import METRICS
