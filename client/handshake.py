@@ -22,8 +22,8 @@ NOT_TRUSTED = (
 NOT_VALID_YET = "not yet valid"
 """OpenSSL's words for a certificate that begins later than this machine's clock says it is."""
 NOT_YET = (
-    "This machine's clock is more than a day behind the server's: set it (`timedatectl`, `date -u`), best by NTP, and "
-    "start again. Its clock says {now:%Y-%m-%d %H:%M} UTC."
+    "This machine's clock is more than a day behind the server's: it says {now:%Y-%m-%d %H:%M} UTC. Set it "
+    "(`timedatectl`, `date -u`), best by NTP."
 )
 EXPIRED = (
     "The server's certificate has expired, or this machine's clock is ahead: it says {now:%Y-%m-%d %H:%M} UTC. Set it "

@@ -88,13 +88,16 @@ class Judgement:
 
     async def _in_detail(self, error: FedwonError) -> FedwonError:
         """Say why this site does not accept the server's certificate; a clock that is behind may yet be set."""
+        found: FedwonError = error
         try:
             await asyncio.to_thread(shake_hands, self._server, self._folder)
         except Refused as refusal:
-            return LinkError(refusal.message, hint=refusal.hint) if NOT_VALID_YET in refusal.message else refusal
+            found = refusal
         except FedwonError:
-            return error
-        return error
+            logger.debug("the server cannot be asked again why")
+        if NOT_VALID_YET in found.message:  # also where the clock was set a moment ago
+            return LinkError(found.message, hint=found.hint)
+        return found
 
     def _bear(self, error: DuplicateSite) -> None:
         if self._duplicate_since is None:

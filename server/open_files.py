@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import resource
 
+from fedwon.common.errors import StorageError
+
 logger = logging.getLogger(__name__)
 
 ENOUGH = 65_536
@@ -12,6 +14,7 @@ OWN = 40
 """What a server without sites has open."""
 PER_SITE = 3
 FEW_SITES = 100
+RAISE = "Raise it with `ulimit -n`, or with `LimitNOFILE=` in the systemd unit."
 
 
 def sites_within(limit: int) -> int:
@@ -20,7 +23,11 @@ def sites_within(limit: int) -> int:
 
 
 def allow_open_files() -> None:
-    """Take as many open files as this user may have, and say so where that is for few sites only."""
+    """Take as many open files as this user may have, and say so where that is for few sites only.
+
+    Raises:
+        StorageError: they do not suffice for one site.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft < wanted:
@@ -29,10 +36,11 @@ def allow_open_files() -> None:
         except (OSError, ValueError):
             wanted = soft
     allowed = max(soft, wanted)
+    if sites_within(allowed) < 1:
+        raise StorageError(
+            f"This process may open {allowed} files; a server needs {OWN + PER_SITE} at least.", hint=RAISE
+        )
     if sites_within(allowed) < FEW_SITES:
         logger.warning(
-            "this process may open %d files, enough for about %d sites; raise it with `ulimit -n`, or with "
-            "`LimitNOFILE=` in the systemd unit",
-            allowed,
-            sites_within(allowed),
+            "this process may open %d files, enough for about %d sites. %s", allowed, sites_within(allowed), RAISE
         )

@@ -30,6 +30,8 @@ _HINTS = {
     "locked": "Another process has been writing to it for too long, such as a backup or a database tool: see "
     "`fuser -v` on the file, let that one end, and go on with `fedwon-server start --resume`.",
     "readonly": "Its folder is read-only or another user's (`mount`, `ls -l`); SQLite makes files beside it as well.",
+    "unable to open": "Its folder must be there, this user's, and not read-only (`mount`, `ls -ld`); or this process "
+    "may open too few files (`ulimit -n`).",
     "malformed": RESTORE,
     "disk I/O": "The disk fails or was taken away: look at `dmesg`, then go on with `fedwon-server start --resume`.",
 }

@@ -19,8 +19,8 @@ from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
 from tests.e2e.fleet import digests, images, run_config
 
-SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 6}, "images": {"max_train": 60, "channels": 1}}
-"""A round of some seconds, so that something can happen in the middle of it."""
+SLOW = {"training": {"batch_size": 1, "lr": 0.02, "epochs": 3}, "images": {"max_train": 60, "channels": 1}}
+"""A round of a second or two, so that something can happen in the middle of it."""
 
 PATCHED = """
 import sys

@@ -51,8 +51,7 @@ def test_a_damaged_model_at_a_site_is_fetched_again(fleets, expected):
     finish(fleet, expected, server, metal, paper)
 
 
-@pytest.mark.parametrize(("pattern", "harm"), [("*.safetensors", flip), ("*.header", cut)])
-def test_a_damaged_outcome_at_a_site_is_made_again_and_never_sent(fleets, expected, pattern, harm):
+def test_a_damaged_outcome_at_a_site_is_made_again_and_never_sent(fleets, expected):
     fleet = fleets(**CHANGES)
     processes = server, metal, paper = start(fleet)
     paper.wait_says("train, round 1")
@@ -61,8 +60,8 @@ def test_a_damaged_outcome_at_a_site_is_made_again_and_never_sent(fleets, expect
     wait_until(lambda: list(journal.glob("*.header")), "a kept update")
     for process in processes:
         process.kill()
-    [path] = journal.glob(pattern)
-    harm(path)
+    [update] = journal.glob("*.safetensors")
+    flip(update)
     server, metal, paper = start(fleet, "--resume")
     paper.wait_says("the kept outcome of .* is damaged on this site's disk; the task is done again")
     finish(fleet, expected, server, metal, paper)
@@ -70,17 +69,16 @@ def test_a_damaged_outcome_at_a_site_is_made_again_and_never_sent(fleets, expect
     assert HANDED_IN not in paper.text()
 
 
-@pytest.mark.parametrize("harm", [flip, cut])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(fleets, expected, harm):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(fleets, expected):
     fleet = fleets(**CHANGES)
     server, metal, paper = start(fleet)
     server.wait_says("round 1 committed")
     server.kill()
-    harm(fleet.runs()[-1] / "round-0001.safetensors")
+    cut(fleet.runs()[-1] / "round-0001.safetensors")
     for manifest in fleet.runs()[-1].glob("*.json"):
         manifest.unlink()  # and those are nothing that a run needs
     server = fleet.start_server("--resume")
-    server.wait_says(r"ERROR .*round-0001\.safetensors is (not the file that was committed|cut short)")
+    server.wait_says(r"ERROR .*round-0001\.safetensors is cut short")
     server.wait_says("round 0 is the newest whole one; the run goes on from there")
     finish(fleet, expected, server, metal, paper)
     store = Store(fleet.dir / "fedwon.db")

@@ -219,3 +219,14 @@ class TestModels:
         for call in (cache.partial, cache.get, cache.accept):
             with pytest.raises(Refused):
                 call(pb.Blob(digest=digest, size=1))
+
+
+def test_an_outcome_just_kept_stays_when_the_clock_went_back(tmp_path):
+    journal = Journal(tmp_path)
+    for number in range(KEPT_OUTCOMES):
+        journal.keep(f"later-{number}", MODEL, outcome(number), 1.0)
+        for path in tmp_path.glob(f"later-{number}*"):
+            os.utime(path, (4e9, 4e9))
+    journal.keep("now", MODEL, outcome(), 1.0)
+    assert journal.finished("now", MODEL) is not None
+    assert len(journal.unfinished()) == KEPT_OUTCOMES

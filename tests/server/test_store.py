@@ -159,3 +159,28 @@ def test_rows_belong_to_runs(store):
     row = rows(store, TaskRow)[0]
     assert (row.reason, row.bytes_down, row.bytes_up, row.seconds) == ("", 0, 0, 0.0)
     assert rows(store, RunRow)[0].config == {"a": [1, {"b": None}]}
+
+
+def test_a_database_is_looked_through(tmp_path):
+    store = Store(tmp_path / "db")
+    for number in range(500):
+        store.audit("made", str(number), "x" * 200)
+    store.check()
+    store.close()
+    content = bytearray((tmp_path / "db").read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = b"\xa5" * 4096
+    (tmp_path / "db").write_bytes(content)
+    again = Store(tmp_path / "db")  # what is read at the start is whole
+    with pytest.raises(StorageError, match="damaged") as caught:
+        again.check()
+    assert "backup" in caught.value.hint
+    again.close()
+
+
+def test_a_read_only_database_is_said_so(store):
+    with store.engine.connect() as connection:  # the pool hands the same connection out again
+        connection.execute(text("PRAGMA query_only=ON"))
+    with pytest.raises(StorageError, match="readonly") as caught:
+        store.audit("a", "x")
+    assert "read-only" in caught.value.hint
