@@ -53,8 +53,11 @@ class Liveness:
 
     @property
     def answer(self) -> float:
-        """A ping without an answer for so long ends the connection; in Linux so does data that nobody acknowledges."""
-        return _between(5.0, self.heartbeat, 15.0)
+        """A ping without an answer for so long ends the connection; in Linux so does data that nobody acknowledges.
+
+        Longer than it looks to need: on a slow line the answer waits behind what the kernel holds of an update.
+        """
+        return _between(5.0, 4 * self.heartbeat, 60.0)
 
     @property
     def stall(self) -> float:
@@ -78,6 +81,7 @@ class Liveness:
         return (
             ("grpc.keepalive_time_ms", round(self.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.answer * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(self.answer * 1000)),  # 60 s without it, whatever the line above says
             ("grpc.http2.max_pings_without_data", 0),  # no limit: a session may be quiet for hours
         )
 

@@ -91,7 +91,7 @@ class TestHalfOpen:
         [bulk] = [one for one in net.paper.open() if one.bytes[DOWN] > 300_000]
         bulk.frozen |= {UP, DOWN}
         net.paper.rate = None
-        paper.wait_says("fetching the model failed after 262144 of")
+        paper.wait_says("fetching the model failed after 262144 of .*ping timeout")
         net.finish(undisturbed)
         assert sessions(paper) == 1
 
@@ -154,7 +154,7 @@ class TestTransfers:
         size = int(re.search(r"of (\d+)", text[text.index("fetching the model failed") :]).group(1))
         large = [one.bytes[way] for one in spoilt.paper.connections if one.bytes[way] > 100_000]
         broken, rest = large[2 * (number // 2) :][:2]
-        assert 262144 < broken < 500_000
+        assert broken == 400_000 if how == "cut" else broken >= 400_000  # more was on its way behind the bad byte
         assert size - 262144 < rest < size - 262144 + 50_000
 
     def test_the_log_says_so(self, spoilt):
