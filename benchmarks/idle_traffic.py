@@ -101,7 +101,6 @@ def _estimate(heartbeat: float) -> dict[str, int]:
         "heartbeats": round(beats * beat),
         "their answers": round(beats * heard),
         "flow control (two window updates each way a heartbeat, in the same records)": round(beats * 4 * WINDOW_UPDATE),
-        "the server's measurement of the line (a ping and its answer a heartbeat)": round(beats * (2 * PING + TLS)),
         "keepalive pings and answers, of both sides": round(4 * pings * (TLS + PING)),
     }
 

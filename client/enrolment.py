@@ -118,9 +118,7 @@ def _trusting(server: str, certificate: bytes) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(certificate), options=CHANNEL_OPTIONS)
 
 
-def open_channel(
-    server: str, folder: Path, liveness: Liveness | None = None, *, quiet: bool = False
-) -> grpc.aio.Channel:
+def open_channel(server: str, folder: Path, liveness: Liveness | None = None) -> grpc.aio.Channel:
     """Open a channel to the federation's service: a connection of its own, with the certificate as it is now.
 
     The name is looked up anew for each channel.
@@ -129,7 +127,6 @@ def open_channel(
         server: `host:port`.
         folder: the site's folder.
         liveness: how dead lines are noticed; that of the default heartbeat until the server has told its own.
-        quiet: for small messages, over which gRPC does not measure what the line can carry.
 
     Raises:
         StorageError: a certificate or key is missing.
@@ -137,7 +134,7 @@ def open_channel(
     """
     held = load_credentials(folder / "pki", "site")
     credentials = grpc.ssl_channel_credentials(held.authority, held.key, held.certificate)
-    options = (*(liveness or Liveness()).channel_options(), OWN_CONNECTION, ("grpc.http2.bdp_probe", int(not quiet)))
+    options = (*(liveness or Liveness()).channel_options(), OWN_CONNECTION)
     return grpc.aio.secure_channel(server, credentials, options=options)
 
 

@@ -98,10 +98,6 @@ class Link:
         """Open a channel to the server as it is now: its address, what its name means, this site's certificate."""
         return open_channel(self._server, self._folder, self._liveness)
 
-    def _open_quiet(self) -> grpc.aio.Channel:
-        """Open one for the session, whose few bytes an hour are not to become four times as many by measurements."""
-        return open_channel(self._server, self._folder, self._liveness, quiet=True)
-
     async def _stay_connected(self, runner: TaskRunner) -> None:
         pauses = Pauses()
         async for _ in pauses:
@@ -134,7 +130,7 @@ class Link:
 
     async def _session(self, runner: TaskRunner) -> None:
         hello = await self._hello(runner)
-        async with self._open_quiet() as channel:  # a connection of its own: the last one may be dead and not know it
+        async with self._open() as channel:  # a connection of its own: the last one may be dead and not know it
             call = rpc.FederationStub(channel).Session()
             try:
                 with suppress(asyncio.InvalidStateError):  # the call has ended; reading from it says why

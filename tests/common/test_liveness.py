@@ -30,9 +30,9 @@ def test_limits_are_sensible(heartbeat):
     line = Liveness(heartbeat)
     assert line.silence == 3 * heartbeat
     assert 5 <= line.keepalive <= 30
-    assert 5 <= line.answer <= 60
+    assert 10 <= line.answer <= 60
     assert line.settled <= 10
-    assert line.keepalive + line.answer <= max(line.stall, 10) <= 180
+    assert line.keepalive + line.answer <= line.stall <= 180
 
 
 def test_the_default():

@@ -84,7 +84,7 @@ class TestHalfOpen:
 
     def test_in_the_middle_of_a_transfer(self, nets, undisturbed):
         """Pings end it: the session beside it, on a connection of its own, knows nothing."""
-        net = nets(heartbeat=2.0)
+        net = nets(heartbeat=1.0)
         net.paper.rate = 100_000
         paper = net.start()
         wait_until(lambda: any(one.bytes[DOWN] > 300_000 for one in net.paper.connections), "half a model")
