@@ -92,8 +92,8 @@ class TestHalfOpen:
         bulk.frozen |= {UP, DOWN}
         net.paper.rate = None
         paper.wait_says("fetching the model failed after 262144 of .*ping timeout")
-        net.finish(undisturbed)
         assert sessions(paper) == 1
+        net.finish(undisturbed)
 
 
 def test_a_nat_that_forgets_quiet_connections(nets, undisturbed):
@@ -137,6 +137,9 @@ def spoilt(nets, undisturbed):
         if number == 0:
             net.start()
         wait_until(lambda number=number: len(net.paper.notes) > number, f"fault {number}")
+        if number == 0:
+            net.sites["paper"].wait_says("train, round 1 ")
+            assert sessions(net.sites["paper"]) == 1  # the line of the session is another one
     net.finish(undisturbed)
     return net
 
@@ -162,4 +165,3 @@ class TestTransfers:
         assert len(re.findall(r"fetching the model failed after 262144 of \d+ bytes, trying again: \S+", text)) == 2
         assert len(re.findall(r"handing in failed, trying again: \S+", text)) == 2
         assert len(re.findall(r"handing in goes on at byte 262144 of \d+", text)) == 2
-        assert sessions(spoilt.sites["paper"]) == 1
