@@ -132,6 +132,7 @@ FAULTS = (("cut", DOWN), ("corrupt", UP), ("corrupt", DOWN), ("cut", UP))
 def spoilt(nets, undisturbed):
     """A run to which one fault after the other has happened, each in the second of a transfer's three pieces."""
     net = nets(rounds=2, heartbeat=2.0)
+    net.paper.rate = 300_000  # a piece that has arrived is also read before the line breaks
     for number, (how, way) in enumerate(FAULTS):
         getattr(net.paper, f"{how}_at")(way, 400_000)
         if number == 0:
