@@ -112,7 +112,7 @@ def start(
     until_finished: Annotated[bool, typer.Option(help="End when a run has finished.")] = False,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds to wait for another client with this identity to go away.", min=0),
+        typer.Option(help="Seconds to wait for another client of this name to go away; over 3 heartbeats.", min=0),
     ] = 60.0,
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""

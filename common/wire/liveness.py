@@ -53,13 +53,16 @@ class Liveness:
 
     @property
     def answer(self) -> float:
-        """A ping without an answer for so long ends the connection; in Linux so does data that nobody acknowledges."""
-        return _between(5.0, self.heartbeat, 15.0)
+        """A ping without an answer for so long ends the connection; in Linux so does data that nobody acknowledges.
+
+        Longer than it looks to need: on a slow line it waits behind what is on its way of a model (`LOOKAHEAD`).
+        """
+        return _between(10.0, 4 * self.heartbeat, 60.0)
 
     @property
     def stall(self) -> float:
         """A transfer in which nothing moves for so long is broken off: 256 KiB pass in 180 s at 1.5 KB/s."""
-        return _between(10.0, 12 * self.heartbeat, 180.0)
+        return _between(20.0, 12 * self.heartbeat, 180.0)
 
     def channel_options(self) -> Options:
         """Return gRPC's options of a site's channel."""
@@ -78,6 +81,7 @@ class Liveness:
         return (
             ("grpc.keepalive_time_ms", round(self.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.answer * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(self.answer * 1000)),  # 60 s without it, whatever the line above says
             ("grpc.http2.max_pings_without_data", 0),  # no limit: a session may be quiet for hours
         )
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -227,10 +227,11 @@ class Fleet:
         (folder / "client.yaml").write_text(dump(parse(ClientConfig, content, "test")))
         return folder
 
-    def spawn(self, *arguments: object, log: str, **kwargs) -> Process:
+    def spawn(self, *arguments: object, log: str, within: Sequence[str] = (), **kwargs) -> Process:
+        """Start a command; `within` is put ahead of it: `ip netns exec NAME`."""
         name, *rest = map(str, arguments)
         path = next(p for n in count() if not (p := self.folder / f"{log}-{n}.log").exists())
-        process = Process([str(BIN / name), *rest], path, **kwargs)
+        process = Process([*within, str(BIN / name), *rest], path, **kwargs)
         self.processes.append(process)
         return process
 
@@ -246,9 +247,10 @@ class Fleet:
         *options: object,
         folder: Path | None = None,
         fault: Mapping[str, object] | None = None,
+        within: Sequence[str] = (),
     ) -> Process:
-        where = folder or self.folder / name
-        return self.spawn("fedwon-client", "start", "--dir", where, *options, log=f"site-{name}", env=dying(fault))
+        where, log = folder or self.folder / name, f"site-{name}"
+        return self.spawn("fedwon-client", "start", "--dir", where, *options, log=log, within=within, env=dying(fault))
 
     def said(self, log: str) -> str:
         """Everything that the processes with that log have said, one after the other."""

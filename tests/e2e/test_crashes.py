@@ -19,7 +19,7 @@ CHUNK = 4096
 """The tiny model is 46 of them."""
 IN_UPLOAD = 70
 """Steps of a site's transfers: 47 of them bring the model, two begin the upload."""
-SMALL = {"fedwon.common.wire.grpc_errors:CHUNK": CHUNK}
+SMALL = {"fedwon.common.wire.grpc_errors:PIECE": CHUNK}
 SPARED = {"point": "", "when": "", "nth": 0, "set": SMALL}
 """What a process is told that has small chunks, too, and does not die."""
 DYING_SITE, OTHER_SITE = "metal", "paper"

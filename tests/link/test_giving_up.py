@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from fedwon.client import judgement, link
+from fedwon.client import enrolment, judgement, link
 from fedwon.client.lock import locked
 from fedwon.common.errors import (
     DuplicateSite,
@@ -18,7 +18,7 @@ from fedwon.common.errors import (
     VersionGap,
 )
 from fedwon.common.pki import certificate_days_left, load_credentials
-from tests.link.link_kit import Federation, listening, make_link, refuse, saying, stay, until, welcome
+from tests.link.link_kit import Federation, Server, listening, make_link, refuse, saying, stay, until, welcome
 from tests.link.session_kit import DONE, drop, run, turned_down
 
 
@@ -157,8 +157,61 @@ class TestReachability:
         asyncio.run(go())
         assert asked == judgement.REFUSALS
 
+    def test_a_session_that_stood_shows_that_the_certificate_is_accepted(self, federation, monkeypatch):
+        """No second connection is made to ask for that, on a line that has just broken."""
+        asked = []
+        monkeypatch.setattr(judgement, "shake_hands", lambda *_: asked.append(1))
+
+        async def go():
+            judge = judgement.Judgement("server:1", federation.folder, 60)
+            judge.connected()
+            await judge.pronounce(judgement.Unreachable("No answer: Socket closed."))
+            assert asked == []
+            judge.lasted()
+            await judge.pronounce(judgement.Unreachable("No answer: Socket closed."))
+            assert asked == [1]
+
+        asyncio.run(go())
+
+    def test_an_address_that_was_edited_is_taken_up_with_the_next_session(self, federation, server, caplog):
+        """Whatever the file looks like in between."""
+        caplog.set_level("INFO")
+        site = federation.site()
+        moved = Server()
+        moved.scripts = [DONE]
+
+        async def move(server, context):
+            (site / "client.yaml").write_text("server: ")
+            await context.write(welcome())
+
+        async def go():
+            async with listening(federation, moved) as there, listening(federation, server) as here:
+
+                async def told(server, context):
+                    (site / "client.yaml").write_text(f"server: {there}\ndata: {{path: images}}\n")
+                    await context.write(welcome())
+
+                server.scripts = [move, told]
+                async with asyncio.timeout(20):
+                    await make_link(here, site).run()
+                assert f"another address: {there} in place of {here}" in caplog.text
+                assert f"The address stays {here}" in caplog.text
+
+        asyncio.run(go())
+        assert (len(server.hellos), len(moved.hellos)) == (2, 1)
+
 
 class TestRenewal:
+    def test_a_renewal_that_hangs_does_not_end_the_session(self, federation, server, monkeypatch, caplog):
+        async def hang(request, context):
+            await asyncio.sleep(30)
+
+        server.Renew = hang
+        monkeypatch.setattr(enrolment, "TIMEOUT", 0.3)
+        server.scripts = [saying(welcome(), then=1.0), DONE]
+        run(federation, server, site=federation.site(days=5))
+        assert "could not be renewed: No answer from" in caplog.text
+
     def test_an_old_certificate_is_renewed_and_used(self, federation, server):
         site = federation.site(days=5)
         server.scripts = [saying(welcome(), then=1.0), DONE]

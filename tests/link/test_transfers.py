@@ -223,6 +223,27 @@ class TestPauses:
         assert waited == sorted(waited)
         assert waited[-1] == 30.0
 
+    def test_after_progress_they_are_short_again_but_there_is_one(self, monkeypatch):
+        """A line that breaks every minute is gone on with at once; a server that breaks at once is not stormed."""
+        waited = []
+
+        def timeout(seconds):
+            waited.append(seconds)
+            raise TimeoutError
+
+        monkeypatch.setattr(asyncio, "timeout", timeout)
+        monkeypatch.setattr("random.uniform", lambda _, longest: longest)
+
+        async def go():
+            pause = Pauses()
+            for _ in range(5):
+                await anext(pause)
+            pause.shorten()
+            await anext(pause)
+
+        asyncio.run(go())
+        assert waited == [0.2, 0.4, 0.8, 1.6, 0.2]
+
     def test_woken_it_starts_short_again(self):
         async def go():
             wake = asyncio.Event()

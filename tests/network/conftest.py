@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,8 +16,17 @@ from fedwon.server.store import Store
 from tests.e2e.fleet import Fleet, Process, digests, images, run_config
 from tests.network.proxy import FaultProxy
 
-RUN = {"model": {"name": "digit_cnn", "width": 0.1}, "participation": {"minimum": 1}}
-"""715 KB: three pieces of a transfer."""
+WIDTH = 0.1
+"""Of the network: 715 KB, three pieces of a transfer."""
+
+
+def run_changes(rounds: int, width: float, sites: int) -> dict[str, object]:
+    """Return what these runs have of their own."""
+    return {
+        "rounds": rounds,
+        "model": {"name": "digit_cnn", "width": width},
+        "participation": {"minimum": sites},
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,28 +52,35 @@ class Net:
     def paper(self) -> FaultProxy:
         return self.proxies["paper"]
 
-    def start(self) -> Process:
-        """Start the server and the sites; return the site `paper`."""
+    def start(self, *, server: str | None = None, within: Sequence[str] = ()) -> Process:
+        """Start the server and the sites; return the site `paper`.
+
+        Args:
+            server: where the sites find the server; their proxies without it.
+            within: goes ahead of the sites' command.
+        """
         self.server = self.fleet.start_server()
-        for name in self.proxies:
-            self.fleet.site(name, server=self.proxies[name].address)
-            self.start_site(name)
+        for name, proxy in self.proxies.items():
+            self.fleet.site(name, server=server or proxy.address)
+            self.start_site(name, within=within)
         return self.sites["paper"]
 
-    def start_site(self, name: str) -> Process:
-        self.sites[name] = self.fleet.start_site(name, "--until-finished")
+    def start_site(self, name: str, **kwargs: object) -> Process:
+        self.sites[name] = self.fleet.start_site(name, "--until-finished", **kwargs)
         return self.sites[name]
 
     def finish(self, undisturbed: Callable[..., list[str]]) -> None:
         """Wait for the end; the model is that of an undisturbed run, and no update was trained twice."""
         self.server.end()
-        rounds = self.fleet.config.run.rounds
+        run = self.fleet.config.run
+        rounds = run.rounds
         for site in self.sites.values():
-            said = site.end()
+            site.stop(0)  # one that had no session when the run ended does not know that it has
+            said = site.text()
             assert "Traceback" not in said, said
             for number in range(1, rounds + 1):
                 assert said.count(f"train, round {number} ") == 1, said
-        assert self.fleet.digests() == undisturbed(rounds, *self.proxies)
+        assert self.fleet.digests() == undisturbed(rounds, *self.proxies, width=run.model.width)
         assert self.fleet.status()["state"] == "finished"
 
 
@@ -73,10 +89,9 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Net
     """Make federations with proxies; they end with the test, or the class."""
     with ExitStack() as stack:
 
-        def make(*names: str, rounds: int = 1, **options: object) -> Net:
+        def make(*names: str, rounds: int = 1, width: float = WIDTH, **options: object) -> Net:
             sites = names or ("paper",)
-            participation = {"minimum": len(sites)}
-            changes = {**RUN, "rounds": rounds, "participation": participation}
+            changes = run_changes(rounds, width, len(sites))
             fleet = Fleet(tmp_path_factory.mktemp("fleet"), changes, **options)
             stack.callback(fleet.close)
             return Net(fleet, sites, stack)
@@ -89,14 +104,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
     """Digests of a run's models when nothing happens, from a simulation; test_same_bits says that this is the same."""
     found: dict[tuple[object, ...], list[str]] = {}
 
-    def simulated(rounds: int, *names: str) -> list[str]:
-        key = (rounds, *sorted(names))
+    def simulated(rounds: int, *names: str, width: float = WIDTH) -> list[str]:
+        key = (rounds, width, *sorted(names))
         if key not in found:
             folder = tmp_path_factory.mktemp("undisturbed")
             sites = {
                 name: SiteConfig(data=DataConfig(path=str(images(folder / f"{name}.npz"))), threads=1) for name in names
             }
-            config = run_config({**RUN, "rounds": rounds, "participation": {"minimum": len(names)}})
+            config = run_config(run_changes(rounds, width, len(names)))
             store = Store(folder / "fedwon.db")
             outcome = federate(InProcessGrid(sites, folder), config, store, folder)
             store.close()

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Self
@@ -24,12 +25,14 @@ class Connection:
 
     Attributes:
         bytes: what was handed on, by way.
+        pieces: the sizes of what was read at once, by way.
         frozen: ways on which nothing is handed on any more, and nobody is told.
     """
 
     def __init__(self) -> None:
         self.born = self.last = time.monotonic()
         self.bytes = {UP: 0, DOWN: 0}
+        self.pieces: dict[str, Counter[int]] = {UP: Counter(), DOWN: Counter()}
         self.frozen: set[str] = set()
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -157,9 +160,12 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.create_task(self._join(reader, writer))
         self._tasks.add(task)
+        await asyncio.wait({task})
+        self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection()
         connection.writers.append(writer)
         self.connections.append(connection)
@@ -175,7 +181,6 @@ class FaultProxy:
             pass
         finally:
             connection.cut(reset=False)
-            self._tasks.discard(task)
 
     async def _age(self, connection: Connection) -> None:
         while time.monotonic() - connection.born < self.life:  # noqa: ASYNC110  # the test may change it
@@ -198,6 +203,7 @@ class FaultProxy:
             writer.write(data)
             await writer.drain()
             connection.bytes[way] += len(data)
+            connection.pieces[way][len(data)] += 1
             if over:
                 connection.cut()
                 raise _Over

@@ -84,16 +84,16 @@ class TestHalfOpen:
 
     def test_in_the_middle_of_a_transfer(self, nets, undisturbed):
         """Pings end it: the session beside it, on a connection of its own, knows nothing."""
-        net = nets(heartbeat=2.0)
+        net = nets(heartbeat=1.0)
         net.paper.rate = 100_000
         paper = net.start()
         wait_until(lambda: any(one.bytes[DOWN] > 300_000 for one in net.paper.connections), "half a model")
         [bulk] = [one for one in net.paper.open() if one.bytes[DOWN] > 300_000]
         bulk.frozen |= {UP, DOWN}
         net.paper.rate = None
-        paper.wait_says("fetching the model failed after 262144 of")
-        net.finish(undisturbed)
+        paper.wait_says("fetching the model failed after 262144 of .*ping timeout")
         assert sessions(paper) == 1
+        net.finish(undisturbed)
 
 
 def test_a_nat_that_forgets_quiet_connections(nets, undisturbed):
@@ -132,11 +132,15 @@ FAULTS = (("cut", DOWN), ("corrupt", UP), ("corrupt", DOWN), ("cut", UP))
 def spoilt(nets, undisturbed):
     """A run to which one fault after the other has happened, each in the second of a transfer's three pieces."""
     net = nets(rounds=2, heartbeat=2.0)
+    net.paper.rate = 300_000  # a piece that has arrived is also read before the line breaks
     for number, (how, way) in enumerate(FAULTS):
         getattr(net.paper, f"{how}_at")(way, 400_000)
         if number == 0:
             net.start()
         wait_until(lambda number=number: len(net.paper.notes) > number, f"fault {number}")
+        if number == 0:
+            net.sites["paper"].wait_says("train, round 1 ")
+            assert sessions(net.sites["paper"]) == 1  # the line of the session is another one
     net.finish(undisturbed)
     return net
 
@@ -154,7 +158,7 @@ class TestTransfers:
         size = int(re.search(r"of (\d+)", text[text.index("fetching the model failed") :]).group(1))
         large = [one.bytes[way] for one in spoilt.paper.connections if one.bytes[way] > 100_000]
         broken, rest = large[2 * (number // 2) :][:2]
-        assert 262144 < broken < 500_000
+        assert broken == 400_000 if how == "cut" else broken >= 400_000  # more was on its way behind the bad byte
         assert size - 262144 < rest < size - 262144 + 50_000
 
     def test_the_log_says_so(self, spoilt):
@@ -162,4 +166,3 @@ class TestTransfers:
         assert len(re.findall(r"fetching the model failed after 262144 of \d+ bytes, trying again: \S+", text)) == 2
         assert len(re.findall(r"handing in failed, trying again: \S+", text)) == 2
         assert len(re.findall(r"handing in goes on at byte 262144 of \d+", text)) == 2
-        assert sessions(spoilt.sites["paper"]) == 1
