@@ -121,6 +121,21 @@ def test_every_round_that_the_copy_knows_is_in_it_while_the_server_goes_on(home,
     assert found[0] < found[-1]  # the server did go on
 
 
+def test_a_round_that_is_committed_behind_the_copys_back_does_not_tear_it(home, tmp_path, monkeypatch):
+    run = only_run(home)
+    listing = backup._files
+
+    def then_another_round(folder):
+        yield from list(listing(folder))
+        run.commit(run.last()[0] + 1, open_record(run.model_path(1)), seconds=1.0, sites=("a",))
+
+    monkeypatch.setattr(backup, "_files", then_another_round)
+    made = backup.back_up(home.folder, tmp_path / "backup.tar")
+    assert made.damaged == ()
+    assert restore.restore(made.path, tmp_path / "new") == 1
+    assert run.last()[0] == 2
+
+
 def test_a_model_that_was_damaged_before_is_told(home, tmp_path):
     run = only_run(home)
     run.model_path(0).unlink()
