@@ -14,6 +14,10 @@ from tests.e2e.fleet import BIN, ROOT, Fleet
 from tests.e2e.tracing import calls, group, needs_strace, peers, traced
 
 
+ONLY_AS_ROOT = {"fchown"}
+"""SQLite gives a file that it makes to the owner of the database where root runs it, and only there."""
+
+
 @pytest.fixture(scope="module")
 def allowed():
     """The calls that both units allow."""
@@ -78,5 +82,5 @@ def test_the_server_calls_nobody(audit):
 def test_the_units_forbid_no_call_that_a_round_needs(audit, allowed):
     if not allowed:
         pytest.skip("systemd-analyze is not installed, which knows its groups of system calls")
-    found = {name: calls(record) for name, record in audit[1].items()}
+    found = {name: calls(record) - (ONLY_AS_ROOT if os.geteuid() == 0 else set()) for name, record in audit[1].items()}
     assert found == {"server": set(), "site": set()}
