@@ -13,7 +13,6 @@ import pytest
 from tests.e2e.fleet import BIN, ROOT, Fleet
 from tests.e2e.tracing import calls, group, needs_strace, peers, traced
 
-
 ONLY_AS_ROOT = {"fchown"}
 """SQLite gives a file that it makes to the owner of the database where root runs it, and only there."""
 
