@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "models", "common", "client", "server")
 REQUIREMENTS, SUMS, INSTALL = "requirements.txt", "SHA256SUMS", "INSTALL.txt"
 PLATFORMS = {
     machine: [f"manylinux_{minor}_{machine}" for minor in ("2_28", "2_27", "2_24", "2_17")] + [f"linux_{machine}"]
@@ -35,7 +37,12 @@ OLDER_TAGS = ("manylinux2014", "manylinux2010", "manylinux1")
 def build(out: Path) -> Path:
     """Build fedwon's own wheel into a folder; return it."""
     with tempfile.TemporaryDirectory() as folder:
-        _pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT)
+        source = Path(folder) / "source"
+        source.mkdir()
+        for name in SOURCES:  # a copy: setuptools leaves a `build` folder behind and would pack what an old one holds
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, source / name)
+        _pip("wheel", "--no-deps", "--wheel-dir", folder, source)
         made = next(Path(folder).glob("fedwon-*.whl"))
         target = out / made.name
         target.write_bytes(made.read_bytes())

@@ -14,7 +14,7 @@ from fedwon.common.console import run_command, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import report, sites
+from fedwon.server import backup_commands, report, sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.serving import Home
 
@@ -273,6 +273,9 @@ def convert(
     if done.difference > TOLERANCE:
         typer.echo("In float64 the two agree: it is the network that amplifies rounding.")
     typer.echo(f"wrote {done.blob.path}")
+
+
+backup_commands.add_to(app)
 
 
 def run() -> None:
