@@ -66,9 +66,7 @@ def init(
         typer.echo(f"{folder} is a server's folder already and stays as it is")
         return
     settings: dict[str, object] = {"federation": federation, "listen": listen, "enrolment": enrolment}
-    settings["heartbeat_seconds"] = heartbeat
-    if name:
-        settings["names"] = name
+    settings |= {"heartbeat_seconds": heartbeat} | ({"names": name} if name else {})
     home = Home.create(folder, parse(ServerConfig, settings, "the options of init"))
     if not name:
         typer.echo("only this machine can reach it; for others begin again in a new folder, with `--name HOST`")
@@ -117,6 +115,9 @@ def start(
         bool,
         typer.Option("--auto-resume", help="Go on with the newest run if it has not finished, else begin a new one."),
     ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="If the newest run had this configuration and has finished, only serve.")
+    ] = False,
     run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
     out: Annotated[Path | None, typer.Option("--outcome", help="Copy model and scores to this folder too.")] = None,
 ) -> None:
@@ -125,21 +126,19 @@ def start(
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.handing_out import check_folder, hand_out
-    from fedwon.server.operating import run_federation
+    from fedwon.server.operating import run_federation, serve_sites
 
-    if resume and (run or auto_resume):
-        reason = "a resumed run keeps its own configuration" if run else "either this or --resume"
-        raise typer.BadParameter(reason, param_hint="--run" if run else "--auto-resume")
+    if resume and (run or auto_resume or once):
+        raise typer.BadParameter("a resumed run keeps its own configuration; give no other of these options")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
     if out:
         check_folder(out)
-    left = None if resume else interrupted.unfinished(home)
-    if left and auto_resume:
-        typer.echo(f"going on: {left}", err=True)
-        resume = True
-    elif left:
-        typer.echo(f"a new run begins; {left} and would go on with\n  {interrupted.resuming(home)}", err=True)
+    if once and (done := interrupted.finished(home, config)):
+        typer.echo(f"{done} has finished, and --once begins no other: serving sites until stopped", err=True)
+        serve_sites(home)
+        return
+    resume = resume or interrupted.announce(home, auto_resume)
     try:
         with watching() as listener:
             outcome = run_federation(home, config, listeners=[listener], resume=resume)
