@@ -16,7 +16,8 @@ import typer
 from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.common import logs, notify
 from fedwon.common.config import load, parse
-from fedwon.common.console import run_command, show_table
+from fedwon.common.console import run_command, show_health, show_table
+from fedwon.common.invitation import Invitation
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.version import VERSION
 
@@ -58,32 +59,56 @@ def main(
 
 @app.command()
 def join(
-    server: Annotated[str, typer.Argument(help="Where tokens are taken, host:port.")],
-    fingerprint: Annotated[str, typer.Option(help="Of the federation's authority, from the operator.")],
-    token: Annotated[str, typer.Option(help="Single use, from the operator.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            prompt="Where are this site's images (a folder of classes, or an .npz file)",
-            help="A folder <class>/*.jpg, an .npz file, or digits:NAME.",
-        ),
-    ],
+    server: Annotated[str | None, typer.Argument(help="Where tokens are taken, host:port.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Of the federation's authority, from the operator.")] = None,
+    token: Annotated[str | None, typer.Option(help="Single use, from the operator.")] = None,
+    invitation: Annotated[
+        Path | None, typer.Option("--from", help="The file that `fedwon-server enroll --out` wrote, in their place.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A folder <class>/*.jpg, an .npz file, or digits:NAME.")] = None,
     test: Annotated[str | None, typer.Option(help="Images never trained on, in the same forms.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="This site's own batch size; 1 is fine.", min=1)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training; all without it.", min=1)] = None,
     folder: Folder = HOME,
+    unless_joined: Annotated[
+        bool, typer.Option("--unless-joined", help="Leave a folder that is a site's already as it is.")
+    ] = False,
+    then_start: Annotated[bool, typer.Option("--start", help="Then take part, as `start` does.")] = False,
+    until_finished: Annotated[bool, typer.Option(help="With --start: end when a run has finished.")] = False,
 ) -> None:
     """Make this machine a site: key and certificate, and client.yaml. Paste the operator's line, add `--data`."""
+    if not (unless_joined and (folder / "client.yaml").exists()):
+        _join(_invitation(server, fingerprint, token, invitation), _own(data, test, batch_size, threads), folder)
+    if then_start:
+        start(folder, until_finished)
+        return
+    typer.echo(f"Next:\n  fedwon-client check --dir {folder}\n  fedwon-client start --dir {folder}")
+
+
+def _invitation(server: str | None, fingerprint: str | None, token: str | None, path: Path | None) -> Invitation:
+    if path is not None:
+        if server or fingerprint or token:
+            raise typer.BadParameter("it holds address, fingerprint and token; give no other", param_hint="--from")
+        return Invitation.read(path)
+    for value, name in ((server, "SERVER"), (fingerprint, "--fingerprint"), (token, "--token")):
+        if value is None:
+            raise typer.BadParameter("missing; paste the operator's whole line, or use --from", param_hint=name)
+    return Invitation(site="", server=server or "", fingerprint=fingerprint or "", token=token or "")
+
+
+def _own(data: str | None, test: str | None, batch_size: int | None, threads: int | None) -> SiteConfig:
+    data = data or typer.prompt("Where are this site's images (a folder of classes, or an .npz file)")
+    where = parse(DataConfig, {"path": _absolute(str(data)), "test": _absolute(test) if test else None}, "--data")
+    return SiteConfig(data=where, batch_size=batch_size, threads=threads)
+
+
+def _join(invitation: Invitation, own: SiteConfig, folder: Path) -> None:
     from fedwon.client import enrolment
     from fedwon.client.data import survey
 
-    where = parse(DataConfig, {"path": _absolute(data), "test": _absolute(test) if test else None}, "--data")
-    survey(where, Path.cwd())  # a wrong folder must not cost the token
-    own = SiteConfig(data=where, batch_size=batch_size, threads=threads)
-    joined = asyncio.run(enrolment.join(server, fingerprint, token, folder, own))
-    typer.echo(f"joined as site {joined.site}; settings are in {joined.config}. Next:")
-    typer.echo(f"  fedwon-client check --dir {folder}")
-    typer.echo(f"  fedwon-client start --dir {folder}")
+    survey(own.data, Path.cwd())  # a wrong folder must not cost the token
+    joined = asyncio.run(enrolment.join(invitation.server, invitation.fingerprint, invitation.token, folder, own))
+    typer.echo(f"joined as site {joined.site}; settings are in {joined.config}.")
 
 
 def _absolute(path: str) -> str:
@@ -175,6 +200,18 @@ def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+@app.command()
+def health(
+    folder: Folder = HOME,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the client that runs with this folder whether it is well; one without connection is, it tries again."""
+    from fedwon.client.health import check_health
+
+    show_health(lambda: check_health(folder, timeout), as_json)
 
 
 @app.command()

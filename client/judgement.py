@@ -46,6 +46,11 @@ class Judgement:
         self._said = ("", 0.0)
         notify.status(f"connected to {self._server}")
 
+    @property
+    def standing(self) -> bool:
+        """Whether there is a session now."""
+        return self._since is not None
+
     def lasted(self) -> float:
         """Return how long the last session stood; 0 where there was none since the last question."""
         since, self._since = self._since, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ import grpc
 
 from fedwon.client.config import ClientConfig
 from fedwon.client.enrolment import open_channel, renew
+from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
 from fedwon.client.lock import locked
 from fedwon.client.tasks import TaskRunner
@@ -86,13 +88,17 @@ class Link:
             VersionGap: server and client are more than one minor version apart.
             Refused: the server does not accept this site, at the first connection.
         """
-        async with locked(self._folder, self._patience):
+        async with locked(self._folder, self._patience), answering(self._folder, self._health):
             node = self._config.for_node(self.site, self._folder)
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb)
             runner.use(self._open)
             async with _beside(runner.run()):
                 await self._stay_connected(runner)
+
+    def _health(self) -> dict[str, object]:
+        where = {"site": self.site, "server": self._server, "connected": self._judgement.standing}
+        return {**where, "version": VERSION, "pid": os.getpid()}
 
     def _open(self) -> grpc.aio.Channel:
         """Open a channel to the server as it is now: its address, what its name means, this site's certificate."""

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -121,6 +121,29 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     widths = [max(map(len, column)) for column in zip(*table_rows, strict=True)]
     for line in table_rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def show_health(check: Callable[[], Mapping[str, object]], as_json: bool) -> None:
+    """Run a health check and print what it found: a line, or one JSON object also where it failed.
+
+    Raises:
+        FedwonError: what the check raised; with JSON its object has been printed, and nothing else is.
+    """
+    try:
+        found = check()
+    except FedwonError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"healthy": False, **_content(error)}))
+        raise typer.Exit(error.code) from None
+    if as_json:
+        typer.echo(json.dumps({"healthy": True, **found}))
+        return
+    typer.echo("healthy: " + ", ".join(f"{key} {_word(value)}" for key, value in found.items()))
+
+
+def _word(value: object) -> object:
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
 
 
 def _content(error: FedwonError) -> dict[str, object]:

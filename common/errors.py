@@ -32,7 +32,8 @@
     │   ├── TaskFailed       63  a site could not do what it was asked
     │   ├── Stopped          64  the operator stopped the server in the middle of a run
     │   └── OutOfMemory      65  a task that a site's memory does not suffice for
-    └── MissingExtra         70  an optional package that is not installed
+    ├── MissingExtra         70  an optional package that is not installed
+    └── Unhealthy            80  a server or client that does not run, or hangs
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
 `docs/errors/`. A message says what is wrong and where; `hint` says what to do next.
@@ -280,6 +281,13 @@ class MissingExtra(FedwonError):
     """An optional package that is not installed."""
 
     code, slug = 70, "missing-extra"
+
+
+class Unhealthy(FedwonError):
+    """A server or client that does not run, or hangs."""
+
+    code, slug = 80, "unhealthy"
+    default_hint = "Look at its log, then start it again; a service manager or a container's restart policy does so."
 
 
 def all_errors() -> list[type[FedwonError]]:

@@ -10,13 +10,13 @@ import typer
 
 from fedwon.common import logs
 from fedwon.common.config import load, parse
-from fedwon.common.console import run_command, show_table
+from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, report, sites
+from fedwon.server import backup_commands, interrupted, report
 from fedwon.server.config import ServerConfig
-from fedwon.server.serving import Home
+from fedwon.server.serving import CONFIG_NAME, Home
 
 app = typer.Typer(
     name="fedwon-server",
@@ -58,11 +58,15 @@ def init(
     federation: Annotated[str, typer.Option(help="Name of the federation.")] = "federation",
     listen: Annotated[str, typer.Option(help="Address for sites.")] = "0.0.0.0:8470",
     enrolment: Annotated[str, typer.Option(help="Address for sites that join.")] = "0.0.0.0:8471",
+    heartbeat: Annotated[float, typer.Option(help="Seconds between the heartbeats of a site.")] = 15.0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Leave a folder that is there as it is.")] = False,
 ) -> None:
     """Make a server's folder: server.yaml, a certificate authority, and a certificate for the names given."""
-    settings = {"federation": federation, "listen": listen, "enrolment": enrolment}
-    if name:
-        settings["names"] = name  # type: ignore[assignment]  # a mapping of mixed values, checked by parse
+    if if_missing and (folder / CONFIG_NAME).exists():
+        typer.echo(f"{folder} is a server's folder already and stays as it is")
+        return
+    settings: dict[str, object] = {"federation": federation, "listen": listen, "enrolment": enrolment}
+    settings |= {"heartbeat_seconds": heartbeat} | ({"names": name} if name else {})
     home = Home.create(folder, parse(ServerConfig, settings, "the options of init"))
     if not name:
         typer.echo("only this machine can reach it; for others begin again in a new folder, with `--name HOST`")
@@ -74,24 +78,33 @@ def init(
 
 @app.command()
 def enroll(
-    site: Annotated[str, typer.Argument(help="Name of the site, such as press-3.")],
+    names: Annotated[list[str], typer.Argument(metavar="SITE...", help="Name of the site, such as press-3.")],
     folder: Folder = HOME,
     hours: Annotated[float, typer.Option(help="How long the token can be used.", min=0.001, max=720)] = 24.0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="A file for `fedwon-client join --from`, mode 0600; {site} in it stands for the site's name."
+        ),
+    ] = None,
+    unless_enrolled: Annotated[
+        bool, typer.Option("--unless-enrolled", help="Leave out sites that have enrolled already.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the line with which a site joins: address, fingerprint and a single-use token."""
-    from fedwon.server.naming import check_site_name
+    from fedwon.server.invitations import check_place, invite, write
 
-    home = Home.open(folder)
-    token = sites.make_token(home.store, check_site_name(site), hours)
-    mark = fingerprint(home.authority.pem)
-    line = f"fedwon-client join {home.enrolment_address} --fingerprint {mark} --token {token}"
-    if as_json:
-        content = {"site": site, "server": home.enrolment_address, "fingerprint": mark, "token": token, "join": line}
-        typer.echo(json.dumps(content))
-        return
-    typer.echo(f"On the machine of site {site}, within {hours:g} hours:", err=True)
-    typer.echo(line)
+    if out:
+        check_place(out, names)
+    for invitation in invite(Home.open(folder), names, hours, unless_enrolled=unless_enrolled):
+        if out:
+            typer.echo(f"invitation of site {invitation.site}, for {hours:g} hours: {write(invitation, out)}", err=True)
+        elif as_json:
+            typer.echo(json.dumps({**invitation.model_dump(), "join": invitation.line}))
+        else:
+            typer.echo(f"On the machine of site {invitation.site}, within {hours:g} hours:", err=True)
+            typer.echo(invitation.line)
 
 
 @app.command()
@@ -102,49 +115,52 @@ def start(
         bool,
         typer.Option("--auto-resume", help="Go on with the newest run if it has not finished, else begin a new one."),
     ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="If the newest run had this configuration and has finished, only serve.")
+    ] = False,
     run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option("--outcome", help="Copy model and scores to this folder too.")] = None,
 ) -> None:
     """Listen for sites, run the federation, and end with the global model."""
     from fedwon.common.errors import Stopped
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
-    from fedwon.server.operating import run_federation
+    from fedwon.server.handing_out import check_folder, hand_out
+    from fedwon.server.operating import run_federation, serve_sites
 
-    if resume and (run or auto_resume):
-        reason = "a resumed run keeps its own configuration" if run else "either this or --resume"
-        raise typer.BadParameter(reason, param_hint="--run" if run else "--auto-resume")
+    if resume and (run or auto_resume or once):
+        raise typer.BadParameter("a resumed run keeps its own configuration; give no other of these options")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
-    left = None if resume else _unfinished(home)
-    if left and auto_resume:
-        typer.echo(f"going on: {left}", err=True)
-        resume = True
-    elif left:
-        typer.echo(f"a new run begins; {left} and would go on with\n  {_resuming(home)}", err=True)
+    if out:
+        check_folder(out)
+    if once and (done := interrupted.finished(home, config)):
+        typer.echo(f"{done} has finished, and --once begins no other: serving sites until stopped", err=True)
+        serve_sites(home)
+        return
+    resume = resume or interrupted.announce(home, auto_resume)
     try:
         with watching() as listener:
             outcome = run_federation(home, config, listeners=[listener], resume=resume)
     except (Stopped, KeyboardInterrupt) as stop:
-        typer.echo(_where_stopped(home), err=True)
+        typer.echo(interrupted.where_stopped(home), err=True)
         # A service manager that stops its service has not met an error; a Ctrl-C is 130 as everywhere.
         raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 0) from None
     show_outcome(outcome, typer.echo)
+    if out:
+        typer.echo(f"model and scores are in {hand_out(outcome, out)} too")
 
 
-def _where_stopped(home: Home) -> str:
-    left = _unfinished(home)
-    return f"stopped: {left}; go on with\n  {_resuming(home)}" if left else "stopped before a run began"
+@app.command()
+def health(
+    folder: Folder = HOME,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the server that runs on this machine whether it is well; needs no site's certificate."""
+    from fedwon.server.health import check_health
 
-
-def _unfinished(home: Home) -> str | None:
-    newest = next(iter(report.runs(home.store)), None)
-    if newest is None or newest["state"] == "finished":
-        return None
-    return f"run {newest['run']} has {newest['committed'] or 0} of {newest['rounds']} rounds"
-
-
-def _resuming(home: Home) -> str:
-    return f"fedwon-server start --dir {home.folder} --resume"
+    show_health(lambda: check_health(folder, timeout), as_json)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -28,6 +29,7 @@ from fedwon.server.serving import Home, serving
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+HOUR = 3600.0
 STOP_SECONDS = 8.0
 """Time that a signal leaves for ending in order; containers are killed ten seconds after it."""
 
@@ -48,6 +50,22 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
         return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
 
     return _run(home, rules, _work)
+
+
+def serve_sites(home: Home) -> None:
+    """Serve sites without a run until a signal: they join, renew their certificates and wait.
+
+    Raises:
+        PortInUse: another process listens on one of the ports.
+        KeyboardInterrupt: SIGINT.
+    """
+
+    def _work(grid: GrpcGrid) -> None:
+        while grid.wait_for_arrival(HOUR):  # it ends when the server is stopped
+            pass
+
+    with suppress(Stopped):
+        _run(home, home.config.run.participation, _work)
 
 
 def evaluate_at_sites(

@@ -31,6 +31,7 @@ from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.liveness import Liveness
 from fedwon.server import sites
 from fedwon.server.config import ServerConfig
+from fedwon.server.health import OutsidersHealth
 from fedwon.server.hub import Hub
 from fedwon.server.service import EnrolmentService, FederationService
 from fedwon.server.store import Store
@@ -126,8 +127,9 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     _check_port(home.config.enrolment, "enrolment")
     _listen(federation, home.config.listen, "listen", _tls(credentials, mutual=True))
     _listen(enrolment, home.config.enrolment, "enrolment", _tls(credentials, mutual=False))
-    health = grpc_health.HealthServicer()
+    health, outsiders = grpc_health.HealthServicer(), OutsidersHealth()
     health_pb2_grpc.add_HealthServicer_to_server(health, federation)
+    health_pb2_grpc.add_HealthServicer_to_server(outsiders, enrolment)
     sites.disconnected(home.store)
     await federation.start()
     await enrolment.start()
@@ -140,6 +142,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
         with suppress(asyncio.CancelledError):
             await noting
         hub.stop()
+        await asyncio.gather(health.enter_graceful_shutdown(), outsiders.enter_graceful_shutdown())
         await asyncio.gather(federation.stop(GRACE_SECONDS), enrolment.stop(GRACE_SECONDS))
         try:
             await asyncio.to_thread(sites.disconnected, home.store)
