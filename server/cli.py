@@ -8,14 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
+from fedwon.server.handshakes import own_standard_error  # ahead of fedwon.common, which tells gRPC to be quiet
+
+# isort: split
+
 from fedwon.common import logs
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, report, sites
+from fedwon.server import backup_commands, report
+from fedwon.server.cli_identity import register
 from fedwon.server.config import ServerConfig
+from fedwon.server.options import HOME, AsJson, Folder
 from fedwon.server.serving import Home
 
 app = typer.Typer(
@@ -25,10 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Folder = Annotated[Path, typer.Option("--dir", help="The server's folder.", show_default="fedwon-server")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-HOME = Path("fedwon-server")
+register(app)
 
 
 def _version(wanted: bool) -> None:
@@ -70,28 +73,6 @@ def init(
     typer.echo(f"  fedwon-server start --dir {folder}")
     typer.echo(f"  fedwon-server enroll SITE --dir {folder}     (once a site, while the server runs)")
     typer.echo(f"fingerprint of the federation's authority: {fingerprint(home.authority.pem)}")
-
-
-@app.command()
-def enroll(
-    site: Annotated[str, typer.Argument(help="Name of the site, such as press-3.")],
-    folder: Folder = HOME,
-    hours: Annotated[float, typer.Option(help="How long the token can be used.", min=0.001, max=720)] = 24.0,
-    as_json: AsJson = False,
-) -> None:
-    """Print the line with which a site joins: address, fingerprint and a single-use token."""
-    from fedwon.server.naming import check_site_name
-
-    home = Home.open(folder)
-    token = sites.make_token(home.store, check_site_name(site), hours)
-    mark = fingerprint(home.authority.pem)
-    line = f"fedwon-client join {home.enrolment_address} --fingerprint {mark} --token {token}"
-    if as_json:
-        content = {"site": site, "server": home.enrolment_address, "fingerprint": mark, "token": token, "join": line}
-        typer.echo(json.dumps(content))
-        return
-    typer.echo(f"On the machine of site {site}, within {hours:g} hours:", err=True)
-    typer.echo(line)
 
 
 @app.command()
@@ -150,10 +131,13 @@ def _resuming(home: Home) -> str:
 @app.command()
 def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     """Show the runs and how far each has come."""
-    runs = report.runs(Home.open(folder).store)
+    home = Home.open(folder)
+    runs, expiring = report.runs(home.store), report.expiring(home)
     if as_json:
-        typer.echo(json.dumps({"version": VERSION, "runs": runs}))
+        typer.echo(json.dumps({"version": VERSION, "runs": runs, "expiring": expiring}))
         return
+    for row in expiring:
+        typer.echo(report.expiry_line(row, folder))
     if not runs:
         typer.echo("no runs yet: fedwon-server start")
         return
@@ -165,23 +149,6 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     for run in runs:
         if run["reason"] and run["state"] != "finished":
             typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
-
-
-@app.command("sites")
-def list_sites(folder: Folder = HOME, as_json: AsJson = False) -> None:
-    """Show the sites: who has joined, who is connected, what each has."""
-    rows = report.sites(Home.open(folder).store)
-    if as_json:
-        typer.echo(json.dumps({"version": VERSION, "sites": rows}))
-        return
-    if not rows:
-        typer.echo("no sites yet: fedwon-server enroll SITE")
-        return
-    show_table(
-        ("site", "state", "last seen", "images", "classes", "version", "certificate"),
-        [report.site_row(row) for row in rows],
-        title="Sites",
-    )
 
 
 @app.command()
@@ -280,6 +247,7 @@ backup_commands.add_to(app)
 
 def run() -> None:
     """Entry point of the command."""
+    own_standard_error()
     run_command(app)
 
 
