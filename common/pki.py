@@ -128,9 +128,8 @@ def load_authorities(folder: Path) -> tuple[Authority, ...]:
     found = []
     for certificate in read_certificates(read_bytes(folder / "ca.pem"), str(folder / "ca.pem")):
         path = key_file(folder, certificate)
-        key = read_key(read_private(path), str(path))
-        check_pair(certificate, key, str(path))
-        found.append(Authority(certificate, key))
+        found.append(Authority(certificate, read_key(read_private(path), str(path))))
+        check_pair(certificate, found[-1].key, str(path))
     return tuple(found)
 
 

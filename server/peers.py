@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
 from fedwon.common.certificates import CLOCK_SKEW, read_certificate
 from fedwon.common.errors import Refused
-from fedwon.common.pki import site_of_peer
+from fedwon.common.pki import SITE_DAYS, site_of_peer
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,13 @@ def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> Peer:
     if shown is None:
         raise Refused("The connection shows no certificate.")
     certificate = read_certificate(shown, "the peer's certificate")
-    return Peer(site, serial_of(certificate), certificate.not_valid_before_utc + CLOCK_SKEW, _signer(certificate))
+    return Peer(site, serial_of(certificate), _issued(certificate), _signer(certificate))
+
+
+def _issued(certificate: x509.Certificate) -> datetime:
+    """Return when a certificate was made; the margin before that was another one in earlier versions."""
+    made = certificate.not_valid_before_utc + CLOCK_SKEW
+    return min(made, certificate.not_valid_after_utc - timedelta(days=SITE_DAYS))
 
 
 def _signer(certificate: x509.Certificate) -> bytes:
