@@ -17,7 +17,7 @@ import grpc
 from fedwon.client.config import ClientConfig, SiteConfig
 from fedwon.common.config import dump, parse
 from fedwon.common.errors import ConfigError, FedwonError, FolderTaken, Refused, Unreachable
-from fedwon.common.files import write_atomic, write_private
+from fedwon.common.files import read_private, write_atomic, write_private
 from fedwon.common.pki import Credentials, check_fingerprint, load_credentials, new_key, request, save_credentials
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -26,6 +26,7 @@ from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, from_rpc
 from fedwon.common.wire.liveness import Liveness
 
 TIMEOUT = 20.0
+TRIES, PAUSE = 3, 1.0
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 """gRPC would let all channels to an address share one connection, also one that is dead and not yet known to be."""
 
@@ -70,14 +71,25 @@ async def join(server: str, fingerprint: str, token: str, folder: Path, own: Sit
     if path.exists():
         raise FolderTaken(f"{path} is there already: this folder belongs to a site.")
     authority = await _fetch_authority(server, fingerprint)
-    key = await asyncio.to_thread(new_key)
-    write_private(folder / "pki" / "site.key", key)  # a full or read-only disk must not cost the token
+    key = await asyncio.to_thread(_own_key, folder / "pki" / "site.key")
     async with _trusting(server, authority) as channel:
         reply = await _enroll(channel, server, token, request("site", key))
-    save_credentials(folder / "pki", "site", Credentials(authority, reply.certificate, key))
+    save_credentials(folder / "pki", "site", Credentials(reply.authorities or authority, reply.certificate, key))
     config = parse(ClientConfig, {**own.model_dump(), "server": reply.server}, "join")
     write_atomic(path, dump(config).encode())
     return Joined(reply.site, path)
+
+
+def _own_key(path: Path) -> bytes:
+    """Return the key to join with, written ahead: a full or read-only disk must not cost the token.
+
+    What an earlier try left is used again. If its reply was lost, the server knows token and key and answers once more.
+    """
+    if path.exists():
+        return read_private(path)
+    key = new_key()
+    write_private(path, key)
+    return key
 
 
 async def _fetch_authority(server: str, fingerprint: str) -> bytes:
@@ -105,13 +117,17 @@ def _not_enrolment(error: FedwonError, server: str) -> FedwonError:
 
 
 async def _enroll(channel: grpc.aio.Channel, server: str, token: str, certificate_request: bytes) -> pb.EnrollReply:
-    call = rpc.EnrolmentStub(channel).Enroll(
-        pb.EnrollRequest(token=token, certificate_request=certificate_request, version=VERSION), timeout=TIMEOUT
-    )
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, server) from None
+    """Ask for the certificate, and ask again where the line breaks: the same key gets the same answer."""
+    message = pb.EnrollRequest(token=token, certificate_request=certificate_request, version=VERSION, bundle=True)
+    for left in reversed(range(TRIES)):
+        try:
+            return await rpc.EnrolmentStub(channel).Enroll(message, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            failed = from_rpc(error, server)
+            if not isinstance(failed, Unreachable) or left == 0:
+                raise failed from None
+            await asyncio.sleep(PAUSE)
+    raise AssertionError("the last try returns or raises")
 
 
 def _trusting(server: str, certificate: bytes) -> grpc.aio.Channel:
@@ -147,8 +163,9 @@ async def renew(channel: grpc.aio.Channel, server: str, folder: Path) -> None:
     held = load_credentials(folder / "pki", "site")
     try:
         reply = await rpc.FederationStub(channel).Renew(
-            pb.RenewRequest(certificate_request=request("site", held.key)), timeout=TIMEOUT
+            pb.RenewRequest(certificate_request=request("site", held.key), bundle=True), timeout=TIMEOUT
         )
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error, server) from None
-    save_credentials(folder / "pki", "site", Credentials(held.authority, reply.certificate, held.key))
+    trusted = reply.authorities or held.authority
+    save_credentials(folder / "pki", "site", Credentials(trusted, reply.certificate, held.key))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedwon.client.handshake import NOT_VALID_YET, shake_hands
 from fedwon.common import notify
-from fedwon.common.errors import DuplicateSite, FedwonError, LinkError, Refused, Unreachable, VersionGap
+from fedwon.common.errors import DuplicateSite, FedwonError, LinkError, Refused, Revoked, Unreachable, VersionGap
 
 SECURE = "No secure connection"
 """How `from_rpc` begins what it says of a server whose certificate this side does not accept."""
@@ -66,6 +66,7 @@ class Judgement:
         Raises:
             VersionGap: always.
             DuplicateSite: another client holds this identity for longer than the patience.
+            Revoked: always; the operator has taken this site out.
             Refused: the server did not accept this site before it ever did.
         """
         stood = self._since is not None  # then the certificate is accepted, and the line broke
@@ -73,7 +74,7 @@ class Judgement:
             error = await self._explained(error)
         if isinstance(error, Refused) and SECURE in error.message:
             error = await self._in_detail(error)
-        if isinstance(error, VersionGap) or (isinstance(error, Refused) and not self._connected_once):
+        if isinstance(error, VersionGap | Revoked) or (isinstance(error, Refused) and not self._connected_once):
             raise error
         if isinstance(error, DuplicateSite):
             self._bear(error)

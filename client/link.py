@@ -14,15 +14,16 @@ from pathlib import Path
 import grpc
 
 from fedwon.client.config import ClientConfig
-from fedwon.client.enrolment import open_channel, renew
+from fedwon.client.enrolment import open_channel
 from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
 from fedwon.client.lock import locked
+from fedwon.client.renewal import Renewal
 from fedwon.client.tasks import TaskRunner
 from fedwon.client.transfers import Pauses
 from fedwon.common.config import load
 from fedwon.common.errors import ConfigError, ConfigMissing, FedwonError, LinkError, Unreachable, VersionGap
-from fedwon.common.pki import SITE_DAYS, certificate_days_left, load_credentials, site_of
+from fedwon.common.pki import load_credentials, site_of
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
@@ -37,10 +38,6 @@ WELCOME_SECONDS = 30.0
 HEARTBEATS = (0.2, 600.0)
 """Seconds between which a server may choose."""
 
-RENEW_SHARE = 0.5
-"""A certificate is renewed when less than this share of its life is left."""
-
-RENEW_CHECK_SECONDS = 6 * 3600.0
 
 Survey = Mapping[str, Mapping[str, int]]
 Call = grpc.aio.StreamStreamCall[pb.FromSite, pb.FromServer]
@@ -76,6 +73,7 @@ class Link:
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
         self._judgement = Judgement(config.server, folder, patience)
+        self._renewal = Renewal(folder)
         self._counted: Survey = {}
         self._finished = False
         self._server, self._liveness = config.server, Liveness()
@@ -141,9 +139,14 @@ class Link:
             try:
                 with suppress(asyncio.InvalidStateError):  # the call has ended; reading from it says why
                     await call.write(pb.FromSite(hello=hello))
-                interval = self._connected(runner, await self._welcome(call))
-                async with _beside(self._send(call, runner, interval)), _beside(self._keep_renewed(channel)):
-                    await self._receive(call, runner, self._liveness.silence)
+                welcome = await self._welcome(call)
+                interval = self._connected(runner, welcome)
+                await self._renewal.trust(welcome.authorities, interval)
+                async with (
+                    _beside(self._send(call, runner, interval)),
+                    _beside(self._renewal.keep(channel, self._server)),
+                ):
+                    await self._receive(call, runner, interval)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc(error, self._server) from None
             finally:
@@ -179,20 +182,6 @@ class Link:
             raise VersionGap(f"The server runs fedwon {welcome.version}, this site {VERSION}.")
         return welcome
 
-    async def _keep_renewed(self, channel: grpc.aio.Channel) -> None:
-        while True:
-            try:
-                await self._renew_in_time(channel)
-            except FedwonError as error:
-                logger.warning("the site's certificate could not be renewed: %s", error.message)
-            await asyncio.sleep(RENEW_CHECK_SECONDS)
-
-    async def _renew_in_time(self, channel: grpc.aio.Channel) -> None:
-        held = load_credentials(self._folder / "pki", "site")
-        if certificate_days_left(held.certificate) < RENEW_SHARE * SITE_DAYS:
-            await renew(channel, self._server, self._folder)
-            logger.info("the site's certificate was renewed")  # this session goes on; the next one shows it
-
     async def _send(self, call: Call, runner: TaskRunner, interval: float) -> None:
         while True:
             try:
@@ -203,9 +192,9 @@ class Link:
             with suppress(asyncio.InvalidStateError):  # the call has ended; who reads hears why
                 await call.write(message)
 
-    async def _receive(self, call: Call, runner: TaskRunner, silence: float) -> None:
+    async def _receive(self, call: Call, runner: TaskRunner, interval: float) -> None:
         while not self._finished:
-            message = await _next(call, self._server, silence)
+            message = await _next(call, self._server, self._liveness.silence)
             match message.WhichOneof("body"):
                 case "offer":
                     runner.offer(message.offer)
@@ -214,6 +203,8 @@ class Link:
                 case "committed":
                     await asyncio.to_thread(runner.journal.drop, message.committed.task_ids)
                     logger.info("round %d is over", message.committed.round)
+                case "trust":
+                    await self._renewal.trust(message.trust.authorities, interval)
                 case "finished":
                     self._run_ended(message.finished)
 

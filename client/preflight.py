@@ -15,7 +15,7 @@ from fedwon.client.config import ClientConfig
 from fedwon.client.data import Survey, survey
 from fedwon.client.enrolment import open_channel
 from fedwon.client.handshake import shake_hands
-from fedwon.common.errors import FedwonError, Refused, VersionGap
+from fedwon.common.errors import FedwonError, Refused, Revoked, VersionGap
 from fedwon.common.files import write_atomic
 from fedwon.common.pki import certificate_days_left, load_credentials, site_of
 from fedwon.common.version import VERSION, compatible
@@ -119,6 +119,7 @@ async def _version(channel: grpc.aio.Channel, server: str) -> str:
         metadata = await call.trailing_metadata()
     except grpc.aio.AioRpcError as error:
         metadata = error.trailing_metadata()
-        if VERSION_KEY not in metadata:
-            raise from_rpc(error, server) from None
+        said = from_rpc(error, server)
+        if VERSION_KEY not in metadata or isinstance(said, Revoked):
+            raise said from None
     return str(dict(metadata).get(VERSION_KEY, ""))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID, ObjectIdentifier
@@ -152,6 +153,33 @@ def read_certificate(pem: bytes, where: str) -> x509.Certificate:
     return _read(lambda: x509.load_pem_x509_certificate(pem), where, "a PEM certificate")
 
 
+def read_certificates(pem: bytes, where: str) -> list[x509.Certificate]:
+    """Read all certificates of a PEM text, such as a bundle of authorities.
+
+    Raises:
+        BrokenFile: there is none, or one is damaged; the message begins with `where`.
+    """
+    return _read(lambda: x509.load_pem_x509_certificates(pem), where, "a PEM certificate")
+
+
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Tell whether an authority signed a certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return True
+
+
+def key_file(folder: Path, authority: x509.Certificate) -> Path:
+    """Return where the key of an authority lies.
+
+    The first authority's is `ca.key`; each later one has a file of its own, so that `ca.pem` can change in one step.
+    """
+    own = folder / f"ca-{authority.fingerprint(hashes.SHA256()).hex()[:16]}.key"
+    return own if own.exists() else folder / "ca.key"
+
+
 def read_key(pem: bytes, where: str) -> ec.EllipticCurvePrivateKey:
     """Read an unencrypted P-256 private key from PEM.
 
@@ -187,6 +215,15 @@ def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     if not valid:
         raise Refused("The certificate request is not signed with the key that it names.")
     return public
+
+
+def claimed_name(csr_pem: bytes) -> str:
+    """Return the name that a certificate request asks for, which nobody is given for that; empty for none."""
+    try:
+        names = x509.load_pem_x509_csr(csr_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except UNREADABLE:
+        return ""
+    return str(names[0].value) if names else ""
 
 
 def check_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, where: str) -> None:

@@ -18,10 +18,12 @@
     │   ├── VersionGap       34  peers more than one minor version apart
     │   ├── DuplicateSite    35  two clients with one identity
     │   └── Refused          36  the server does not accept this site or this request
+    │       └── Revoked      37  the operator revoked the site's certificate
     ├── EnrolmentError       40
     │   ├── TokenUsed        41  unknown, or used before
     │   ├── TokenExpired     42
-    │   └── KeyExposed       43  a private key that others can read
+    │   ├── KeyExposed       43  a private key that others can read
+    │   └── TooManyAttempts  44  too many attempts to join failed
     ├── StorageError         50
     │   ├── DiskFull         51
     │   ├── ModelMismatch    52  a model file whose tensors are not the network's
@@ -182,6 +184,16 @@ class Refused(LinkError):
     default_hint = "Ask the operator: `fedwon-server sites` shows who may take part."
 
 
+class Revoked(Refused):
+    """The operator revoked this site's certificate."""
+
+    code, slug = 37, "revoked"
+    default_hint = (
+        "Ask the operator why. With a new line from `fedwon-server sites add SITE` this box can join again, in a new "
+        "folder."
+    )
+
+
 class EnrolmentError(FedwonError):
     """A site could not be enrolled."""
 
@@ -206,6 +218,13 @@ class KeyExposed(EnrolmentError):
 
     code, slug = 43, "key-exposed"
     default_hint = "`chmod 600` the file. If others had access to this machine, enrol again."
+
+
+class TooManyAttempts(EnrolmentError):
+    """Too many attempts to join failed."""
+
+    code, slug = 44, "too-many-attempts"
+    default_hint = "Wait as long as the message says. A good token is taken at any time: was this one copied whole?"
 
 
 class StorageError(FedwonError):

@@ -2,7 +2,8 @@
 
 Keys are EC P-256, signatures SHA-256 (RFC 5280 profile). Everything that leaves this module is PEM bytes, which is
 what gRPC takes. On the server: `pki/ca.pem`, `pki/ca.key`, `pki/server.pem`, `pki/server.key`; on a site:
-`pki/ca.pem`, `pki/site.pem`, `pki/site.key`. Keys have mode 0600 and never travel.
+`pki/ca.pem`, `pki/site.pem`, `pki/site.key`. Keys have mode 0600 and never travel. While one authority takes the place
+of another, `ca.pem` holds both, the one that signs first.
 
 A site's name stands in its certificate twice: as the common name, for people, and as the subject alternative name
 `fedwon:site:NAME`, which is what the server reads. The server's own certificate carries no such name, so it can
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -31,12 +31,15 @@ from fedwon.common.certificates import (
     authority_certificate,
     certificate_pem,
     check_pair,
+    key_file,
     key_pem,
     leaf_certificate,
     name_part,
     read_certificate,
+    read_certificates,
     read_key,
     requested_key,
+    signed_by,
     subject_name,
 )
 from fedwon.common.errors import BrokenFile, ConfigError, FolderTaken, Refused, WrongFingerprint
@@ -78,7 +81,7 @@ class Credentials:
     """What one end of mutual TLS needs, all PEM.
 
     Attributes:
-        authority: certificate of the authority that signed the peer's certificate.
+        authority: certificates of the authorities that may have signed the peer's certificate, one or more.
         certificate: this end's certificate.
         key: this end's private key; not shown by `repr`.
     """
@@ -110,17 +113,24 @@ def create_authority(folder: Path, name: str) -> Authority:
 
 
 def load_authority(folder: Path) -> Authority:
-    """Read an authority from its `pki/` folder.
+    """Read the authority that signs; raises as `load_authorities`."""
+    return load_authorities(folder)[0]
+
+
+def load_authorities(folder: Path) -> tuple[Authority, ...]:
+    """Read every authority that is trusted: the one that signs first, then those that are being replaced.
 
     Raises:
         StorageError: a file is missing.
-        KeyExposed: others can read `ca.key`.
+        KeyExposed: others can read a key.
         BrokenFile: a file is not what it should be, or the two do not belong together.
     """
-    certificate = read_certificate(read_bytes(folder / "ca.pem"), str(folder / "ca.pem"))
-    key = read_key(read_private(folder / "ca.key"), str(folder / "ca.key"))
-    check_pair(certificate, key, str(folder / "ca.key"))
-    return Authority(certificate, key)
+    found = []
+    for certificate in read_certificates(read_bytes(folder / "ca.pem"), str(folder / "ca.pem")):
+        path = key_file(folder, certificate)
+        found.append(Authority(certificate, read_key(read_private(path), str(path))))
+        check_pair(certificate, found[-1].key, str(path))
+    return tuple(found)
 
 
 def issue_server(authority: Authority, names: Sequence[str], days: int = SERVER_DAYS) -> Credentials:
@@ -197,14 +207,14 @@ def sign_request(authority: Authority, csr_pem: bytes, site: str, days: int = SI
 
 
 def save_credentials(folder: Path, role: Role, credentials: Credentials) -> None:
-    """Write `ROLE.key`, `ROLE.pem` and `ca.pem` into the `pki/` folder, each atomically, the key first.
+    """Write `ROLE.key`, `ca.pem` and `ROLE.pem` into the `pki/` folder, each atomically, in this order.
 
     Raises:
         DiskFull, StorageError: a file cannot be written.
     """
     write_private(folder / f"{role}.key", credentials.key)
+    write_atomic(folder / "ca.pem", credentials.authority)  # ahead of a certificate that only the new bundle explains
     write_atomic(folder / f"{role}.pem", credentials.certificate)
-    write_atomic(folder / "ca.pem", credentials.authority)
 
 
 def load_credentials(folder: Path, role: Role) -> Credentials:
@@ -219,13 +229,11 @@ def load_credentials(folder: Path, role: Role) -> Credentials:
     """
     paths = [folder / "ca.pem", folder / f"{role}.pem", folder / f"{role}.key"]
     credentials = Credentials(read_bytes(paths[0]), read_bytes(paths[1]), read_private(paths[2]))
-    authority = read_certificate(credentials.authority, str(paths[0]))
+    authorities = read_certificates(credentials.authority, str(paths[0]))
     certificate = read_certificate(credentials.certificate, str(paths[1]))
     check_pair(certificate, read_key(credentials.key, str(paths[2])), str(paths[2]))
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, *UNREADABLE):
-        raise BrokenFile(f"{paths[1]} was not signed by the authority of {paths[0]}.", hint=HINT) from None
+    if not any(signed_by(certificate, authority) for authority in authorities):
+        raise BrokenFile(f"{paths[1]} was not signed by the authority of {paths[0]}.", hint=HINT)
     return credentials
 
 

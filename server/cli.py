@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from fedwon.server.handshakes import own_standard_error  # ahead of fedwon.common, which tells gRPC to be quiet
+
+# isort: split
+
 from fedwon.common import logs
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_health, show_table
@@ -15,7 +19,9 @@ from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
 from fedwon.server import backup_commands, interrupted, report
+from fedwon.server.cli_identity import register
 from fedwon.server.config import ServerConfig
+from fedwon.server.options import HOME, AsJson, Folder
 from fedwon.server.serving import CONFIG_NAME, Home
 
 app = typer.Typer(
@@ -25,10 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Folder = Annotated[Path, typer.Option("--dir", help="The server's folder.", show_default="fedwon-server")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-HOME = Path("fedwon-server")
+register(app)
 
 
 def _version(wanted: bool) -> None:
@@ -74,37 +77,6 @@ def init(
     typer.echo(f"  fedwon-server start --dir {folder}")
     typer.echo(f"  fedwon-server enroll SITE --dir {folder}     (once a site, while the server runs)")
     typer.echo(f"fingerprint of the federation's authority: {fingerprint(home.authority.pem)}")
-
-
-@app.command()
-def enroll(
-    names: Annotated[list[str], typer.Argument(metavar="SITE...", help="Name of the site, such as press-3.")],
-    folder: Folder = HOME,
-    hours: Annotated[float, typer.Option(help="How long the token can be used.", min=0.001, max=720)] = 24.0,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            help="A file for `fedwon-client join --from`, mode 0600; {site} in it stands for the site's name."
-        ),
-    ] = None,
-    unless_enrolled: Annotated[
-        bool, typer.Option("--unless-enrolled", help="Leave out sites that have enrolled already.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Print the line with which a site joins: address, fingerprint and a single-use token."""
-    from fedwon.server.invitations import check_place, invite, write
-
-    if out:
-        check_place(out, names)
-    for invitation in invite(Home.open(folder), names, hours, unless_enrolled=unless_enrolled):
-        if out:
-            typer.echo(f"invitation of site {invitation.site}, for {hours:g} hours: {write(invitation, out)}", err=True)
-        elif as_json:
-            typer.echo(json.dumps({**invitation.model_dump(), "join": invitation.line}))
-        else:
-            typer.echo(f"On the machine of site {invitation.site}, within {hours:g} hours:", err=True)
-            typer.echo(invitation.line)
 
 
 @app.command()
@@ -166,10 +138,13 @@ def health(
 @app.command()
 def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     """Show the runs and how far each has come."""
-    runs = report.runs(Home.open(folder).store)
+    home = Home.open(folder)
+    runs, expiring = report.runs(home.store), report.expiring(home)
     if as_json:
-        typer.echo(json.dumps({"version": VERSION, "runs": runs}))
+        typer.echo(json.dumps({"version": VERSION, "runs": runs, "expiring": expiring}))
         return
+    for row in expiring:
+        typer.echo(report.expiry_line(row, folder))
     if not runs:
         typer.echo("no runs yet: fedwon-server start")
         return
@@ -181,23 +156,6 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     for run in runs:
         if run["reason"] and run["state"] != "finished":
             typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
-
-
-@app.command("sites")
-def list_sites(folder: Folder = HOME, as_json: AsJson = False) -> None:
-    """Show the sites: who has joined, who is connected, what each has."""
-    rows = report.sites(Home.open(folder).store)
-    if as_json:
-        typer.echo(json.dumps({"version": VERSION, "sites": rows}))
-        return
-    if not rows:
-        typer.echo("no sites yet: fedwon-server enroll SITE")
-        return
-    show_table(
-        ("site", "state", "last seen", "images", "classes", "version", "certificate"),
-        [report.site_row(row) for row in rows],
-        title="Sites",
-    )
 
 
 @app.command()
@@ -296,6 +254,7 @@ backup_commands.add_to(app)
 
 def run() -> None:
     """Entry point of the command."""
+    own_standard_error()
     run_command(app)
 
 

@@ -14,6 +14,15 @@ Address = Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\
 """`host:port`, or `[address]:port` for IPv6."""
 
 
+class EnrolmentLimits(Settings):
+    """How many failed attempts to join are looked at; a good token is taken at any time, so nobody is locked out."""
+
+    per_address: int = Field(default=10, ge=1, le=10_000)
+    """Failed attempts a minute from one address (of IPv6: one /64)."""
+    in_all: int = Field(default=100, ge=1, le=100_000)
+    """Failed attempts a minute from all addresses together."""
+
+
 class ServerConfig(Settings):
     """A federation's server."""
 
@@ -28,6 +37,8 @@ class ServerConfig(Settings):
     to sites that join."""
     heartbeat_seconds: float = Field(default=15.0, ge=0.2, le=600)
     """How often a site says that it is there; after three silent intervals it counts as gone."""
+    enrolment_limits: EnrolmentLimits = EnrolmentLimits()
+    """Limits of the enrolment port."""
     run: RunConfig = RunConfig()
     """What is trained, how, and by whom."""
 

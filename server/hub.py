@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.server.session import SiteSession
 from fedwon.server.transfers import Patience
 
 logger = logging.getLogger(__name__)
@@ -65,26 +66,6 @@ class Task:
     receiving: Patience | None = None
 
 
-@dataclass
-class SiteSession:
-    """An open session of a site.
-
-    Attributes:
-        instance: drawn by the client at its start, so that a reconnection differs from a second client.
-        survey: how many images the site has, by class and part.
-        held: tasks whose outcome the site said it keeps, until it is told that nobody needs them.
-        outgoing: what waits to be sent; None closes the session.
-    """
-
-    site: str
-    instance: str
-    survey: Mapping[str, Mapping[str, int]]
-    held: frozenset[str] = frozenset()
-    outgoing: asyncio.Queue[pb.FromServer | None] = field(default_factory=asyncio.Queue)
-    heard: float = field(default_factory=time.monotonic)
-    progress: pb.Heartbeat = field(default_factory=pb.Heartbeat)
-
-
 class Hub:
     """Sessions and tasks.
 
@@ -105,6 +86,7 @@ class Hub:
         self.away_seconds: float | None = None
         self.stopped = False
         self._left: dict[str, float] = {}
+        self._barred: dict[str, str] = {}
         self._arrivals = 0
         self._asked = False
         self._changed = asyncio.Event()
@@ -216,6 +198,17 @@ class Hub:
                 self._watch_absence(task.site)
             if self.stopped:
                 task.answers.put(None)
+        self._settle_barred()
+
+    def bar(self, sites: Mapping[str, str]) -> None:
+        """Answer for these sites from now on, each with a reason, whatever they are asked; only for these."""
+        self._barred = dict(sites)
+        self._settle_barred()
+
+    def _settle_barred(self) -> None:
+        for task in self.tasks.values() if self._barred else ():
+            if task.site in self._barred:
+                self.complete(task, Answer(task.offer.task_id, error=self._barred[task.site]))
 
     def withdraw(self, task_ids: Iterable[str], reason: str) -> list[Task]:
         """Forget tasks that nobody waits for any more, and tell the sites that still work on one."""

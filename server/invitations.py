@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedwon.common.errors import ConfigError
 from fedwon.common.invitation import Invitation
-from fedwon.common.pki import fingerprint
+from fedwon.common.pki import fingerprint, load_authorities
 from fedwon.server import report, sites
 from fedwon.server.naming import check_site_name
 from fedwon.server.serving import Home
@@ -30,7 +30,7 @@ def invite(home: Home, names: Sequence[str], hours: float, *, unless_enrolled: b
     """
     checked = [check_site_name(name) for name in dict.fromkeys(names)]
     known = {row["site"] for row in report.sites(home.store)} if unless_enrolled else set()
-    mark = fingerprint(home.authority.pem)
+    mark = fingerprint(load_authorities(home.folder / "pki")[-1].pem)  # the one that the server's certificate is of
     return [
         Invitation(
             site=name,

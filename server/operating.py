@@ -14,11 +14,12 @@ from typing import NoReturn, TypeVar
 
 from fedwon.common import notify
 from fedwon.common.arrays import StoredRecord
-from fedwon.common.errors import Stopped
+from fedwon.common.errors import Stopped, StorageError
 from fedwon.common.flower import host_app
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
 from fedwon.server.app import Outcome, federate
+from fedwon.server.auditing import operator
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
 from fedwon.server.grid import GrpcGrid
@@ -49,6 +50,7 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
         heard_by = [*listeners, _tell_manager]
         return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
 
+    home.store.audit("run resumed" if resume else "run started", config.name, actor=operator())
     return _run(home, rules, _work)
 
 
@@ -92,6 +94,7 @@ def evaluate_at_sites(
         grid.wait_for_sites(minimum or rules.minimum)
         return evaluate_model(grid, task, record, timeout=timeout)
 
+    home.store.audit("evaluation", task.run, f"the model of round {task.round}", actor=operator())
     return _run(home, rules, _work)
 
 
@@ -130,9 +133,15 @@ def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) 
     try:
         return asyncio.run(_serve(home, rules, work, received))
     except Stopped:
+        with suppress(StorageError):  # a full disk must not hide that the server was stopped in order
+            home.store.audit("server stopped", home.config.federation, _signal_name(received))
         if received[:1] == [signal.SIGINT]:
             raise KeyboardInterrupt from None
         raise
+
+
+def _signal_name(received: Sequence[int]) -> str:
+    return f"by {signal.Signals(received[0]).name}" if received else ""
 
 
 async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fedwon.common.certificates import read_certificate, read_certificates
+from fedwon.common.errors import FedwonError
+from fedwon.common.files import read_bytes
 from fedwon.server.evaluation import Evaluation, Score, score_of
+from fedwon.server.serving import Home
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
+
+SOON_DAYS, AUTHORITY_SOON_DAYS = 7.0, 90.0
 
 
 def runs(store: Store) -> list[dict[str, Any]]:
@@ -85,8 +93,10 @@ def sites(store: Store) -> list[dict[str, Any]]:
             "last_seen": _iso(row.last_seen),
             "version": row.version,
             "enrolled": _iso(row.enrolled),
-            "certificate_days": round((row.expires - now()).total_seconds() / 86400, 1),
+            "certificate_days": _days(row.expires),
             "data": row.data,
+            "revoked": _iso(row.revoked) if _revoked(row) else None,
+            "reason": row.reason if _revoked(row) else "",
         }
         for row in rows
     ]
@@ -97,6 +107,7 @@ def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
     data: Mapping[str, Mapping[str, int]] = site["data"] or {}
     images = sum(sum(parts.values()) for parts in data.values())
     state = "connected" if site["connected"] else ("away" if site["last_seen"] else "never connected")
+    state = "revoked" if site["revoked"] else state
     days = site["certificate_days"]
     return (
         site["site"],
@@ -105,8 +116,56 @@ def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
         str(images) if data else "-",
         str(len(data)) if data else "-",
         site["version"] or "-",
-        f"{days:.0f} days" if days > 0 else "expired",
+        _life(days),
     )
+
+
+def _life(days: float) -> str:
+    if days <= 0:
+        return "expired"
+    return f"{days:.0f} days" + (", ends soon" if days <= SOON_DAYS else "")
+
+
+def expiring(home: Home) -> list[dict[str, Any]]:
+    """Return the certificates that have ended or end soon.
+
+    Soon is a week for sites and server, and ninety days for an authority: replacing one takes as long as the longest
+    absence of a site.
+    """
+    pki, found = home.folder / "pki", []
+    with home.store.session() as session:
+        rows = session.scalars(select(Site).order_by(Site.name)).all()
+    found += [_end("site", row.name, row.expires) for row in rows if not _revoked(row)]
+    with suppress(FedwonError):  # `status` is what one looks at when something is wrong
+        server = read_certificate(read_bytes(pki / "server.pem"), str(pki / "server.pem"))
+        found.append(_end("server", home.config.names[0], server.not_valid_after_utc))
+        for authority in read_certificates(read_bytes(pki / "ca.pem"), str(pki / "ca.pem")):
+            mark = authority.fingerprint(hashes.SHA256()).hex()[:16]
+            found.append(_end("authority", mark, authority.not_valid_after_utc))
+    return [row for row in found if row["days"] <= (AUTHORITY_SOON_DAYS if row["kind"] == "authority" else SOON_DAYS)]
+
+
+def _end(kind: str, name: str, ends: datetime) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "ends": _iso(ends), "days": _days(ends)}
+
+
+def expiry_line(row: Mapping[str, Any], folder: Path) -> str:
+    """Return a row of `expiring` in words, with what to do."""
+    when = f"ended {-row['days']:.0f} days ago" if row["days"] <= 0 else f"ends in {row['days']:.0f} days"
+    advice = {
+        "site": "a site that is connected renews by itself; one whose certificate has ended must enrol again",
+        "server": f"fedwon-server certificate renew --dir {folder}",
+        "authority": f"fedwon-server authority roll --dir {folder}",
+    }
+    return f"the certificate of {row['kind']} {row['name']} {when}: {advice[row['kind']]}"
+
+
+def _days(ends: datetime) -> float:
+    return round((ends - now()).total_seconds() / 86400, 1)
+
+
+def _revoked(row: Site) -> bool:
+    return row.revoked is not None and row.enrolled <= row.revoked
 
 
 def _iso(moment: datetime | None) -> str | None:

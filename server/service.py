@@ -6,104 +6,43 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta
-from functools import wraps
+from datetime import datetime
 from typing import Any
 
 import grpc
 
 from fedwon.common.arrays import Blob
-from fedwon.common.certificates import requested_key
-from fedwon.common.errors import FedwonError, LinkError, Refused, StorageError, VersionGap
-from fedwon.common.pki import SITE_DAYS, Authority, sign_request, site_of_peer
-from fedwon.common.version import VERSION, compatible
+from fedwon.common.certificates import claimed_name
+from fedwon.common.errors import FedwonError, LinkError, Refused, Revoked, StorageError
+from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
 from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
 from fedwon.server import sites
-from fedwon.server.hub import Answer, Hub, SiteSession, Task
+from fedwon.server.auditing import Refusals
+from fedwon.server.authorities import Trust
+from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
+from fedwon.server.hub import Answer, Hub, Task
+from fedwon.server.peers import Peer, peer_of
+from fedwon.server.session import SiteSession
+from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
 from fedwon.server.transfers import Upload, moving, read_chunks
 
 logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 20.0
-LONGEST_VERSION, LONGEST_REASON = 32, 500
-"""Characters of a site's version and of its reasons that are kept."""
+LONGEST_REASON = 500
+"""Characters of a site's reasons that are kept."""
 SIZE_MARGIN = 2**20
 """Bytes by which an update may be larger than the model that it answers to."""
+SHA256_DIGITS = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Callable[..., Awaitable[Any]]
-
-
-def guarded(handler: Handler) -> Handler:
-    """End a call with one of our errors in the form that the other side understands."""
-
-    @wraps(handler)
-    async def _call(self: Any, request: Any, context: Context) -> Any:
-        try:
-            return await handler(self, request, context)
-        except FedwonError as error:
-            level = logging.ERROR if isinstance(error, StorageError) else logging.INFO  # ours to mend, not the site's
-            logger.log(level, "refused: %s", error.message, extra={"peer": context.peer()})
-            await abort(context, error)
-
-    return _call
-
-
-def check_version(theirs: str) -> None:
-    """Refuse a peer that is more than one minor version away.
-
-    Raises:
-        VersionGap: it is; the message names both versions.
-    """
-    if not compatible(VERSION, theirs):
-        named = theirs[:LONGEST_VERSION] or "(unknown)"
-        raise VersionGap(f"The server runs fedwon {VERSION}, the site {named}; one minor apart at most.")
-
-
-class EnrolmentService(rpc.EnrolmentServicer):
-    """Sites that join: token and certificate request in, certificate out.
-
-    Args:
-        store: the server's database.
-        authority: signs certificates.
-        server: `host:port` that sites are told to connect to.
-    """
-
-    def __init__(self, store: Store, authority: Authority, server: str) -> None:
-        self._store, self._authority, self._server = store, authority, server
-
-    @guarded
-    async def Authority(self, request: pb.AuthorityRequest, context: Context) -> pb.AuthorityReply:  # noqa: N802
-        """Hand out the authority's certificate, which the site compares with its fingerprint."""
-        del request, context
-        return pb.AuthorityReply(certificate=self._authority.pem)
-
-    @guarded
-    async def Enroll(self, request: pb.EnrollRequest, context: Context) -> pb.EnrollReply:  # noqa: N802
-        """Use a token up and sign the site's certificate under the name that the token was made for."""
-        del context
-        check_version(request.version)
-        return await asyncio.to_thread(self._enroll, request)
-
-    def _enroll(self, request: pb.EnrollRequest) -> pb.EnrollReply:
-        requested_key(request.certificate_request)  # a bad request does not cost the token
-        site = sites.redeem_token(self._store, request.token)
-        certificate = issue(self._store, self._authority, request.certificate_request, site)
-        return pb.EnrollReply(site=site, certificate=certificate, server=self._server)
-
-
-def issue(store: Store, authority: Authority, certificate_request: bytes, site: str) -> bytes:
-    """Sign a site's certificate and note it."""
-    certificate = sign_request(authority, certificate_request, site)
-    sites.enrolled(store, site, datetime.now(UTC) + timedelta(days=SITE_DAYS))
-    return certificate
 
 
 class FederationService(rpc.FederationServicer):
@@ -112,24 +51,40 @@ class FederationService(rpc.FederationServicer):
     Args:
         hub: sessions and tasks.
         store: the server's database.
-        authority: signs renewed certificates.
+        trust: the authorities of the moment.
     """
 
-    def __init__(self, hub: Hub, store: Store, authority: Authority) -> None:
-        self._hub, self._store, self._authority = hub, store, authority
+    def __init__(self, hub: Hub, store: Store, trust: Callable[[], Trust]) -> None:
+        self._hub, self._store, self._trust = hub, store, trust
         self.liveness = Liveness(hub.heartbeat_seconds)
+        self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
         self._noting = asyncio.Lock()
 
     @guarded
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
         """Sign a fresh certificate for the site that asks, under the name that it has."""
-        site = site_of_peer(context.auth_context())
-        return pb.RenewReply(certificate=await asyncio.to_thread(self._renew, site, request.certificate_request))
+        peer = await self._admitted(context)
+        return await asyncio.to_thread(self._renew, peer, request)
 
-    def _renew(self, site: str, certificate_request: bytes) -> bytes:
-        sites.check_enrolled(self._store, site)
-        return issue(self._store, self._authority, certificate_request, site)
+    def _renew(self, peer: Peer, request: pb.RenewRequest) -> pb.RenewReply:
+        trust = self._trust()
+        self.refusals.note_claim(peer.site, claimed_name(request.certificate_request))
+        signer = trust.signer(bundle=request.bundle)
+        certificate = issue(self._store, signer, request.certificate_request, peer.site, renewing=peer)
+        return pb.RenewReply(certificate=certificate, authorities=trust.bundle)
+
+    async def _admitted(self, context: Context) -> Peer:
+        """Return who calls.
+
+        Raises:
+            Refused: its certificate does not count, or not any more.
+        """
+        peer = peer_of(context.auth_context())
+        await self.standing.check(peer)
+        if peer.signer not in self._trust().key_ids:
+            raise Refused(f"The certificate of site `{peer.site}` is of an authority that was retired: enrol again.")
+        return peer
 
     @guarded
     async def Session(  # type: ignore[override]  # noqa: N802  # the stubs know handlers that are generators only
@@ -137,23 +92,27 @@ class FederationService(rpc.FederationServicer):
     ) -> None:
         """Hold a site's session until either side ends it."""
         del requests  # read through the context, beside the writing
-        site = site_of_peer(context.auth_context())
         hello = await _hello(context)
         check_version(hello.version)
         # before it counts as connected: a round may begin with the sites that are
-        await asyncio.to_thread(sites.check_enrolled, self._store, site)
-        session = self._hub.open(site, hello)
+        peer = await self._admitted(context)
+        site, session = peer.site, self._hub.open(peer.site, hello)
+        session.peer = peer
         try:
             await self._note_connected(session, hello.version)
-            await context.write(
-                pb.FromServer(
-                    welcome=pb.Welcome(site=site, version=VERSION, heartbeat_seconds=self._hub.heartbeat_seconds)
-                )
-            )
+            await context.write(self._welcome(site))
             await self._converse(session, context)
+            if session.refusal is not None:
+                await abort(context, session.refusal)
         finally:
             if self._hub.close(session):
                 await asyncio.shield(self._note_gone(site))
+
+    def _welcome(self, site: str) -> pb.FromServer:
+        interval, trusted = self._hub.heartbeat_seconds, self._trust().bundle
+        return pb.FromServer(
+            welcome=pb.Welcome(site=site, version=VERSION, heartbeat_seconds=interval, authorities=trusted)
+        )
 
     async def _note_connected(self, session: SiteSession, version: str) -> None:
         data = {name: dict(parts) for name, parts in session.survey.items()}
@@ -173,10 +132,12 @@ class FederationService(rpc.FederationServicer):
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))
         writing = asyncio.create_task(_speak(session, context))
+        expelling = asyncio.create_task(session.expelled.wait())
+        both: tuple[asyncio.Task[Any], ...] = (reading, writing, expelling)
         try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reading, writing):
+            for task in both:
                 task.cancel()
                 with suppress(asyncio.CancelledError, TimeoutError, grpc.aio.BaseError):
                     await task
@@ -200,29 +161,45 @@ class FederationService(rpc.FederationServicer):
         reason = f"{failed.error[:LONGEST_REASON]}: {failed.message[:LONGEST_REASON]}"
         plain = "".join(letter if letter.isprintable() else " " for letter in reason)
         with suppress(Refused, LinkError):
-            self._hub.complete(self._hub.task_of(site, failed.task_id), Answer(failed.task_id, error=plain))
+            self._hub.complete(self._own_task(site, failed.task_id), Answer(failed.task_id, error=plain))
+
+    def _own_task(self, site: str, task_id: str) -> Task:
+        """Return a site's own task, and note it where one asks for another's."""
+        task = self._hub.tasks.get(task_id)
+        if task is not None and task.site != site:
+            self.refusals.note("another site's task", site, f"asked for task {task_id[:200]}")
+        return self._hub.task_of(site, task_id)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:  # noqa: N802
         """Send a model by digest, from an offset; a site that reads slowly costs the memory of one chunk."""
         try:
-            site = site_of_peer(context.auth_context())
-            task, blob = self._hub.fetchable(site, request.digest)
+            peer = await self._admitted(context)
+            task, blob = self._fetchable(peer.site, request.digest)
             async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
                 async for data in chunks:
                     task.bytes_down += len(data)
                     yield pb.Chunk(data=data)
         except FedwonError as error:
+            if len(request.digest) == SHA256_DIGITS or isinstance(error, Revoked):  # else only the version is asked for
+                note_refusal(self.refusals, context, error)
             await abort(context, error)
+
+    def _fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
+        """Return a model of a site's own task, and note it where one asks for another's."""
+        others = [task for task in self._hub.tasks.values() if task.blob is not None and task.blob.digest == digest]
+        if others and not any(task.site == site for task in others):
+            self.refusals.note("another site's task", site, f"asked for the model {digest[:12]}")
+        return self._hub.fetchable(site, digest)
 
     @guarded
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
         """Take the outcome of a task: a header, then its arrays from the offset that is here already."""
-        site = site_of_peer(context.auth_context())
+        site = (await self._admitted(context)).site
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("body") != "header":
             raise Refused("A submission begins with its header.")
         header = first.header
-        task = self._hub.task_of(site, header.task_id)
+        task = self._own_task(site, header.task_id)
         if task.receiving is not None:  # a call on a line that broke, which this side cannot know yet
             task.receiving.end()
         async with task.uploading:

@@ -6,8 +6,8 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,26 +20,32 @@ from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, PortIn
 from fedwon.common.files import write_atomic
 from fedwon.common.pki import (
     Authority,
-    Credentials,
     create_authority,
     issue_server,
     load_authority,
-    load_credentials,
     save_credentials,
 )
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.liveness import Liveness
 from fedwon.server import sites
+from fedwon.server.attempts import Attempts
+from fedwon.server.auditing import Refusals, operator
+from fedwon.server.authorities import LiveTrust
 from fedwon.server.config import ServerConfig
+from fedwon.server.enrolling import EnrolmentService
+from fedwon.server.handshakes import told_of_handshakes
 from fedwon.server.health import OutsidersHealth
 from fedwon.server.hub import Hub
-from fedwon.server.service import EnrolmentService, FederationService
+from fedwon.server.service import FederationService
 from fedwon.server.store import Store
+from fedwon.server.tls import server_credentials
+from fedwon.server.watching import Watch, keep_own, renew_own
 
 logger = logging.getLogger(__name__)
 
 SEEN_SECONDS = 10.0
 GRACE_SECONDS = 3.0
+ENROLMENTS_AT_ONCE = 64
 CONFIG_NAME = "server.yaml"
 
 
@@ -78,16 +84,18 @@ class Home:
     def create(cls, folder: Path, config: ServerConfig) -> Home:
         """Make a server's folder: server.yaml, authority, server certificate, database.
 
+        server.yaml comes last: without it there is no server yet, and what a try that died has left is gone on with.
+
         Raises:
-            FolderTaken: there is a server.yaml already.
+            FolderTaken: there is a server.yaml already, or the authority of another federation.
             DiskFull: no space left.
         """
         if (folder / CONFIG_NAME).exists():
             raise FolderTaken(f"{folder / CONFIG_NAME} is there already.")
-        authority = create_authority(folder / "pki", config.federation)
+        authority = _authority(folder / "pki", config.federation)
         save_credentials(folder / "pki", "server", issue_server(authority, config.names))
         home = cls(folder, config, Store(folder / "fedwon.db"), authority)
-        home.store.audit("server made", config.federation, ", ".join(config.names))
+        home.store.audit("server made", config.federation, ", ".join(config.names), actor=operator())
         write_atomic(folder / CONFIG_NAME, f"# docs/configuration.md explains every key.\n{dump(config)}".encode())
         return home
 
@@ -100,6 +108,18 @@ class Home:
     def enrolment_address(self) -> str:
         """Where sites find enrolment."""
         return _public(self.config.names[0], self.config.enrolment)
+
+
+def _authority(pki: Path, federation: str) -> Authority:
+    if not (pki / "ca.pem").exists():
+        return create_authority(pki, federation)
+    found = load_authority(pki)
+    if found.name != federation:
+        raise FolderTaken(
+            f"{pki} holds the authority of federation {found.name}, not of {federation}.",
+            hint=f"Go on with `--federation {found.name}`, or name a new folder.",
+        )
+    return found
 
 
 def _public(name: str, listen: str) -> str:
@@ -115,46 +135,64 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
         PortInUse: another process listens there.
         StorageError: certificates cannot be read.
     """
-    credentials = load_credentials(home.folder / "pki", "server")
-    hub = Hub(home.config.heartbeat_seconds)
-    service = FederationService(hub, home.store, home.authority)
-    options = Liveness(home.config.heartbeat_seconds).server_options()
-    federation, enrolment = grpc.aio.server(options=options), grpc.aio.server(options=options)
+    pki, config, trust = home.folder / "pki", home.config, LiveTrust(home.folder / "pki")
+    renew_own(home.store, config, trust)
+    hub = Hub(config.heartbeat_seconds)
+    service = FederationService(hub, home.store, trust.get)
+    attempts = Attempts(config.enrolment_limits.per_address, config.enrolment_limits.in_all)
+    enrolling = EnrolmentService(home.store, trust.get, home.public_address, attempts, service.refusals)
+    options = Liveness(config.heartbeat_seconds).server_options()
+    federation = grpc.aio.server(options=options)
+    enrolment = grpc.aio.server(options=options, maximum_concurrent_rpcs=ENROLMENTS_AT_ONCE)
     rpc.add_FederationServicer_to_server(service, federation)
-    rpc.add_EnrolmentServicer_to_server(EnrolmentService(home.store, home.authority, home.public_address), enrolment)
+    rpc.add_EnrolmentServicer_to_server(enrolling, enrolment)
     # both ahead of either: a port that is bound stays so until the server object is collected
-    _check_port(home.config.listen, "listen")
-    _check_port(home.config.enrolment, "enrolment")
-    _listen(federation, home.config.listen, "listen", _tls(credentials, mutual=True))
-    _listen(enrolment, home.config.enrolment, "enrolment", _tls(credentials, mutual=False))
+    _check_port(config.listen, "listen")
+    _check_port(config.enrolment, "enrolment")
+    _listen(federation, config.listen, "listen", server_credentials(pki, mutual=True))
+    _listen(enrolment, config.enrolment, "enrolment", server_credentials(pki, mutual=False))
     health, outsiders = grpc_health.HealthServicer(), OutsidersHealth()
     health_pb2_grpc.add_HealthServicer_to_server(health, federation)
     health_pb2_grpc.add_HealthServicer_to_server(outsiders, enrolment)
     sites.disconnected(home.store)
+    watch = Watch(hub, service.standing, trust, service.refusals)
+    await watch.look()
     await federation.start()
     await enrolment.start()
-    logger.info("listening on %s, enrolment on %s", home.config.listen, home.config.enrolment)
-    noting = asyncio.create_task(_note_seen(service, home.store))
+    logger.info("listening on %s, enrolment on %s", config.listen, config.enrolment)
+    beside = [
+        asyncio.create_task(work)
+        for work in (
+            _note_seen(service, home.store),
+            service.refusals.keep_writing(),
+            watch.keep(),
+            keep_own(home.store, config, trust),
+        )
+    ]
     try:
-        yield hub
+        with told_of_handshakes(service.refusals):
+            yield hub
     finally:
-        noting.cancel()
-        with suppress(asyncio.CancelledError):
-            await noting
+        await _end(beside)
         hub.stop()
         await asyncio.gather(health.enter_graceful_shutdown(), outsiders.enter_graceful_shutdown())
         await asyncio.gather(federation.stop(GRACE_SECONDS), enrolment.stop(GRACE_SECONDS))
+        enrolling.close()
         try:
-            await asyncio.to_thread(sites.disconnected, home.store)
+            await asyncio.to_thread(_last_notes, home.store, service.refusals)
         except StorageError as error:  # what ended the server says more
             logger.warning("%s", error.message)
 
 
-def _tls(credentials: Credentials, *, mutual: bool) -> grpc.ServerCredentials:
-    pair = (credentials.key, credentials.certificate)
-    if not mutual:
-        return grpc.ssl_server_credentials([pair])
-    return grpc.ssl_server_credentials([pair], credentials.authority, require_client_auth=True)
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _last_notes(store: Store, refusals: Refusals) -> None:
+    sites.disconnected(store)
+    refusals.write()
 
 
 def _listen(server: grpc.aio.Server, address: str, key: str, credentials: grpc.ServerCredentials) -> None:

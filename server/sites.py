@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fedwon.common.errors import Refused, TokenExpired, TokenUsed
+from fedwon.server.auditing import operator
 from fedwon.server.store import AuditRow, Site, Store, Token, now
 
 TOKEN_HOURS = 24.0
@@ -26,33 +27,58 @@ def make_token(store: Store, site: str, hours: float = TOKEN_HOURS) -> str:
     """
     token = secrets.token_urlsafe(24)
     with store.session() as session:
-        session.add(Token(digest=_digest(token), site=site, expires=now() + timedelta(hours=hours)))
-        session.add(AuditRow(action="token made", subject=site, detail=f"valid for {hours:g} h"))
+        session.add(Token(digest=token_digest(token), site=site, expires=now() + timedelta(hours=hours)))
+        line = AuditRow(action="token made", subject=site, detail=f"valid for {hours:g} h", actor=operator())
+        session.add(line)
     return token
 
 
-def redeem_token(store: Store, token: str) -> str:
+def redeem_token(store: Store, token: str, key: str = "") -> str:
     """Use a token up.
+
+    The same key may use it again while it lasts: the reply that brought the certificate may have been lost.
+
+    Args:
+        store: the server's database.
+        token: what the site presents.
+        key: digest of the public key in its certificate request.
 
     Returns:
         The name of the site that it was made for.
 
     Raises:
-        TokenUsed: it is unknown or was used before.
+        TokenUsed: it is unknown, or was used before with another key.
         TokenExpired: its time is over.
     """
     with store.session() as session:
-        row = session.get(Token, _digest(token))
         # one statement, so that of two calls at the same moment only one wins
-        won = session.execute(
-            update(Token).where(Token.digest == _digest(token), Token.used.is_(None)).values(used=now())
-        ).rowcount  # type: ignore[attr-defined]  # SQLAlchemy types the result of an UPDATE too widely
-        if row is None or not won:
+        unused = update(Token).where(Token.digest == token_digest(token), Token.used.is_(None), Token.expires >= now())
+        won = session.execute(unused.values(used=now(), key=key)).rowcount  # type: ignore[attr-defined]  # too wide
+        row = session.get(Token, token_digest(token))
+        if row is not None and (won or _may_repeat(row, key)):
+            return row.site
+        if row is None or row.used:
             used = f" It was used at {row.used:%Y-%m-%d %H:%M} UTC." if row and row.used else ""
             raise TokenUsed(f"This join token is unknown or was used before.{used}")
-        if row.expires < now():
-            raise TokenExpired(f"This join token for site {row.site} expired at {row.expires:%Y-%m-%d %H:%M} UTC.")
-        return row.site
+        raise TokenExpired(f"This join token for site {row.site} expired at {row.expires:%Y-%m-%d %H:%M} UTC.")
+
+
+def _may_repeat(row: Token, key: str) -> bool:
+    return bool(key) and row.used is not None and row.key == key and row.expires >= now()
+
+
+def token_counts(store: Store, token: str, key: str) -> bool:
+    """Tell whether a token would be taken, without using it."""
+    with store.session() as session:
+        row = session.get(Token, token_digest(token))
+        return row is not None and (_may_repeat(row, key) or (row.used is None and row.expires >= now()))
+
+
+def site_of_token(store: Store, token: str) -> str | None:
+    """Return the site that a token was made for, used or not; None for one that nobody made."""
+    with store.session() as session:
+        row = session.get(Token, token_digest(token))
+        return None if row is None else row.site
 
 
 def enrolled(store: Store, site: str, expires: datetime) -> None:
@@ -64,12 +90,17 @@ def enrolled(store: Store, site: str, expires: datetime) -> None:
         expires: when its certificate ends.
     """
     with store.session() as session:
-        row = session.scalars(select(Site).where(Site.name == site)).first()
-        if row is None:
-            session.add(Site(name=site, expires=expires))
-        else:
-            row.expires, row.enrolled = expires, now()
-        session.add(AuditRow(action="certificate issued", subject=site, detail=f"until {expires:%Y-%m-%d}"))
+        note_enrolled(session, site, expires)
+
+
+def note_enrolled(session: Session, site: str, expires: datetime) -> None:
+    """Note within a transaction that a site got a certificate."""
+    row = session.scalars(select(Site).where(Site.name == site)).first()
+    if row is None:
+        session.add(Site(name=site, expires=expires))
+    else:
+        row.expires, row.enrolled = expires, now()
+    session.add(AuditRow(action="certificate issued", subject=site, detail=f"until {expires:%Y-%m-%d}"))
 
 
 def check_enrolled(store: Store, site: str) -> None:
@@ -114,5 +145,6 @@ def disconnected(store: Store, site: str | None = None) -> None:
         session.execute(query if site is None else query.where(Site.name == site))
 
 
-def _digest(token: str) -> str:
+def token_digest(token: str) -> str:
+    """Return what of a token is kept."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The database of a server: sites, tokens, runs, rounds, tasks, metrics and the audit trail, in one SQLite file.
+"""The database of a server: sites, certificates, tokens, runs, rounds, tasks, metrics, audit trail; one SQLite file.
 
 WAL mode, so that `status` and `enroll` read and write while the server runs. Writes are short transactions.
 """
@@ -78,6 +78,24 @@ class Site(Base):
     connected: Mapped[bool] = mapped_column(default=False)
     version: Mapped[str | None]
     data: Mapped[dict[str, Any] | None]
+    revoked: Mapped[datetime | None]  # certificates issued up to then are void
+    reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
+
+
+class CertificateRow(Base):
+    """A certificate that a site was given."""
+
+    __tablename__ = "certificates"
+    serial: Mapped[str] = mapped_column(primary_key=True)  # hexadecimal
+    site: Mapped[str] = mapped_column(index=True)
+    issued: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime]
+    authority: Mapped[str]  # fingerprint of the authority that signed it
+    token: Mapped[str | None] = mapped_column(index=True)  # digest of the token that it was given for
+    pem: Mapped[bytes]
+    used: Mapped[datetime | None]  # first call with it
+    revoked: Mapped[datetime | None] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(default="")
 
 
 class Token(Base):
@@ -89,6 +107,7 @@ class Token(Base):
     made: Mapped[datetime] = mapped_column(default=now)
     expires: Mapped[datetime]
     used: Mapped[datetime | None]
+    key: Mapped[str | None]  # digest of the public key that it was used with
 
 
 class RunRow(Base):
@@ -154,6 +173,11 @@ class AuditRow(Base):
     action: Mapped[str]
     subject: Mapped[str]
     detail: Mapped[str] = mapped_column(default="")
+    actor: Mapped[str] = mapped_column(
+        default="", server_default=text("''")
+    )  # a user of this machine; empty: the server
+    times: Mapped[int] = mapped_column(default=1, server_default="1")  # where the same happened again and again
+    until: Mapped[datetime | None]  # the last time, if not the first
 
 
 class Store:
@@ -197,10 +221,17 @@ class Store:
         if found != "ok":
             raise StorageError(f"The database {self.path} is damaged: {found}.", hint=RESTORE)
 
-    def audit(self, action: str, subject: str, detail: str = "") -> None:
-        """Write a line into the audit trail."""
+    def audit(self, action: str, subject: str, detail: str = "", *, actor: str = "") -> None:
+        """Write a line into the audit trail.
+
+        Args:
+            action: what was done.
+            subject: to whom or what.
+            detail: more about it.
+            actor: who did it, where it was a person: see `fedwon.server.auditing.operator`.
+        """
         with self.session() as session:
-            session.add(AuditRow(action=action, subject=subject, detail=detail))
+            session.add(AuditRow(action=action, subject=subject, detail=detail, actor=actor))
 
     def close(self) -> None:
         """Close all connections."""

@@ -66,20 +66,24 @@ class EnrollRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     certificate_request: _builtins.bytes
     """PEM; its subject is ignored"""
     version: _builtins.str
+    bundle: _builtins.bool
+    """this site can trust several authorities at once"""
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
         certificate_request: _builtins.bytes = ...,
         version: _builtins.str = ...,
+        bundle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "token", b"token", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "certificate_request", b"certificate_request", "token", b"token", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -92,21 +96,25 @@ class EnrollReply(_message.Message):
     SITE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     certificate: _builtins.bytes
     """PEM"""
     server: _builtins.str
     """host:port of the Federation service"""
+    authorities: _builtins.bytes
+    """PEM, see Trust; the site trusts these"""
     def __init__(
         self,
         *,
         site: _builtins.str = ...,
         certificate: _builtins.bytes = ...,
         server: _builtins.str = ...,
+        authorities: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "server", b"server", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate", b"certificate", "server", b"server", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,16 +125,20 @@ class RenewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
     certificate_request: _builtins.bytes
     """PEM"""
+    bundle: _builtins.bool
+    """this site can trust several authorities at once"""
     def __init__(
         self,
         *,
         certificate_request: _builtins.bytes = ...,
+        bundle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "certificate_request", b"certificate_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,16 +149,20 @@ class RenewReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
     certificate: _builtins.bytes
     """PEM"""
+    authorities: _builtins.bytes
+    """PEM, see Trust"""
     def __init__(
         self,
         *,
         certificate: _builtins.bytes = ...,
+        authorities: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate", b"certificate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,6 +326,7 @@ class FromServer(_message.Message):
     COMMITTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first, once"""
@@ -324,6 +341,8 @@ class FromServer(_message.Message):
     def finished(self) -> Global___Finished: ...
     @_builtins.property
     def heard(self) -> Global___Heard: ...
+    @_builtins.property
+    def trust(self) -> Global___Trust: ...
     def __init__(
         self,
         *,
@@ -333,12 +352,13 @@ class FromServer(_message.Message):
         committed: Global___Committed | None = ...,
         finished: Global___Finished | None = ...,
         heard: Global___Heard | None = ...,
+        trust: Global___Trust | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "cancel", "committed", "finished", "heard"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "cancel", "committed", "finished", "heard", "trust"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -351,23 +371,51 @@ class Welcome(_message.Message):
     SITE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     version: _builtins.str
     heartbeat_seconds: _builtins.float
+    authorities: _builtins.bytes
+    """PEM, see Trust"""
     def __init__(
         self,
         *,
         site: _builtins.str = ...,
         version: _builtins.str = ...,
         heartbeat_seconds: _builtins.float = ...,
+        authorities: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_seconds", b"heartbeat_seconds", "site", b"site", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "heartbeat_seconds", b"heartbeat_seconds", "site", b"site", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Trust(_message.Message):
+    """The federation's authorities have changed. A site trusts these from now on, and renews its certificate if it was not
+    signed by the first of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    authorities: _builtins.bytes
+    """PEM certificates; the first one signs, the others are still valid"""
+    def __init__(
+        self,
+        *,
+        authorities: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trust: _TypeAlias = Trust  # noqa: Y015
 
 @_typing.final
 class Heard(_message.Message):

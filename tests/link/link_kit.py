@@ -40,6 +40,7 @@ class Federation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.authority: Authority = create_authority(folder / "pki", "test")
+        self.trusted = self.authority.pem
         self.credentials = issue_server(self.authority, ["127.0.0.1"])
 
     def site(self, name: str = "line-1", *, days: float = 30) -> Path:
@@ -51,7 +52,7 @@ class Federation:
 
     def tls(self, *, mutual: bool = True) -> grpc.ServerCredentials:
         pair = (self.credentials.key, self.credentials.certificate)
-        root = self.authority.pem if mutual else None
+        root = self.trusted if mutual else None
         return grpc.ssl_server_credentials([pair], root, require_client_auth=mutual)
 
 

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from fedwon.client import enrolment, judgement, link
+from fedwon.client import enrolment, judgement, renewal
 from fedwon.client.lock import locked
 from fedwon.common.errors import (
     DuplicateSite,
@@ -220,9 +220,9 @@ class TestRenewal:
         assert certificate_days_left(load_credentials(site / "pki", "site").certificate) > 29
 
     def test_in_the_middle_of_a_long_session(self, federation, server, monkeypatch):
-        monkeypatch.setattr(link, "RENEW_CHECK_SECONDS", 0.2)
+        monkeypatch.setattr(renewal, "CHECK_SECONDS", 0.2)
         days = iter([20, 20, 5])
-        monkeypatch.setattr(link, "certificate_days_left", lambda _: next(days, 30))
+        monkeypatch.setattr(renewal, "certificate_days_left", lambda _: next(days, 30))
         server.scripts = [saying(welcome(), then=1.2), DONE]
         run(federation, server)
         assert server.renewed == 1

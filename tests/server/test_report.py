@@ -100,4 +100,4 @@ def test_sites(store):
     assert lines[0] == ("a", "never connected", "-", "-", "-", "-", "expired")
     assert lines[1][1:2] + lines[1][3:] == ("connected", "10", "2", "0.1.0", "30 days")
     assert lines[2][1] == "away"
-    assert lines[2][6] == "3 days"
+    assert lines[2][6] == "3 days, ends soon"

@@ -13,7 +13,9 @@ from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.server import sites
-from fedwon.server.service import LONGEST_VERSION, FederationService
+from fedwon.server.authorities import LiveTrust
+from fedwon.server.guarding import LONGEST_VERSION
+from fedwon.server.service import FederationService
 from fedwon.server.site_grid import node_id_of
 from fedwon.server.store import Site
 from tests.server.server_kit import federation, refusal, rows, tasks, until, wired
@@ -25,7 +27,8 @@ async def test_hello_and_welcome(running):
     data = [pb.ClassCount(name="good", train=7, validation=2, test=1), pb.ClassCount(name="bad", train=3)]
     await call.write(pb.FromSite(hello=pb.Hello(version=VERSION, instance="i", data=data)))
     message = await call.read()
-    assert message.welcome == pb.Welcome(site="line-1", version=VERSION, heartbeat_seconds=5.0)
+    trusted = running.home.authority.pem
+    assert message.welcome == pb.Welcome(site="line-1", version=VERSION, heartbeat_seconds=5.0, authorities=trusted)
     survey = {"good": {"train": 7, "validation": 2, "test": 1}, "bad": {"train": 3, "validation": 0, "test": 0}}
     assert running.grid.sites() == ["line-1"]
     assert running.grid.survey("line-1") == survey
@@ -61,7 +64,7 @@ async def test_a_flood_of_heartbeats_does_not_pile_up(running):
         async def read(self):
             return left.pop() if left else grpc.aio.EOF
 
-    service = FederationService(running.hub, running.home.store, running.home.authority)
+    service = FederationService(running.hub, running.home.store, LiveTrust(running.home.folder / "pki").get)
     session = running.hub.open("line-1", pb.Hello(instance="one"))
     await service._listen(session, Context())
     assert session.progress == pb.Heartbeat(done=0)
