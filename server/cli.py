@@ -83,9 +83,7 @@ def enroll(
     hours: Annotated[float, typer.Option(help="How long the token can be used.", min=0.001, max=720)] = 24.0,
     out: Annotated[
         str | None,
-        typer.Option(
-            help="A file for `fedwon-client join --from`, mode 0600; {site} in it stands for the site's name."
-        ),
+        typer.Option(help="A file for `fedwon-client join --from`, mode 0600; {site} in it is the site's name."),
     ] = None,
     unless_enrolled: Annotated[
         bool, typer.Option("--unless-enrolled", help="Leave out sites that have enrolled already.")
