@@ -235,6 +235,7 @@ class Hub:
     def run_ended(self, run: str, state: str) -> None:
         """Tell every site that the run is over, and forget all tasks."""
         self.tasks.clear()
+        self._asked = state == "finished"  # a run that is resumed asks again: until then sites keep what they have
         for site in self.sessions:
             self._tell(site, pb.FromServer(finished=pb.Finished(run=run, state=state)))
 
