@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from fedwon.client import enrolment, judgement, link, renewal
+from fedwon.client import enrolment, judgement, renewal
 from fedwon.client.lock import locked
 from fedwon.common.errors import (
     DuplicateSite,
