@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -234,6 +234,9 @@ class Session:
 
     async def leave(self) -> None:
         await self.call.done_writing()
+        with suppress(grpc.aio.AioRpcError):  # what was not read would hold the end back
+            while await asyncio.wait_for(self.call.read(), PATIENCE) is not grpc.aio.EOF:
+                pass
         await asyncio.wait_for(self.call.code(), PATIENCE)
 
     async def fail(self, task_id: str, error: str = "data", message: str = "no images") -> None:
