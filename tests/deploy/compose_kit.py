@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +25,7 @@ PATIENCE = 240.0
 
 RUN = {
     "name": "boxes",
-    "rounds": 4,
+    "rounds": 5,
     "seed": 7,
     "model": {"name": "digit_cnn", "width": 0.05},
     "images": {"size": 28, "max_train": 60},
@@ -34,11 +35,8 @@ RUN = {
 """Rounds of a second or two, so that something can happen in the middle of one."""
 
 
-def docker(*arguments: str, check: bool = True, timeout: float = 600.0, **variables: str) -> str:
-    """Run a docker command and return what it printed.
-
-    The classic builder, where there is no BuildKit; an engine that has it builds the same.
-    """
+def docker(*arguments: str, check: bool = True, both: bool = False, timeout: float = 600.0, **variables: str) -> str:
+    """Run a docker command and return what it printed; with `both`, or unchecked, also to standard error."""
     done = subprocess.run(
         ["docker", *arguments],
         env={**os.environ, **variables},
@@ -50,7 +48,7 @@ def docker(*arguments: str, check: bool = True, timeout: float = 600.0, **variab
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.returncode}\n{said[-4000:]}"
-    return done.stdout if check else said
+    return done.stdout if check and not both else said
 
 
 def build_images() -> str:
@@ -77,6 +75,7 @@ class Federation:
         run = folder / "run.yaml"
         run.write_text(yaml.safe_dump({**RUN, **changes}))
         self._folder = folder
+        self._containers: dict[str, str] = {}
         self._variables = {"FEDWON_VERSION": tag, "FEDWON_RUN": str(run), "FEDWON_OUTCOME": str(self.outcome)}
 
     def compose(self, *arguments: str, check: bool = True, timeout: float = 600.0) -> str:
@@ -94,8 +93,10 @@ class Federation:
         self.wait_ended("server", *SITES)
 
     def container(self, service: str) -> str:
-        """Return the id of a service's container."""
-        return self.compose("ps", "--all", "--quiet", service).strip()
+        """Return the id of a service's container; it stays the same when the container is started again."""
+        if service not in self._containers:
+            self._containers[service] = self.compose("ps", "--all", "--quiet", service).strip()
+        return self._containers[service]
 
     def inspect(self, service: str) -> dict:
         """Return what the engine knows of a service's container."""
@@ -103,7 +104,7 @@ class Federation:
 
     def logs(self, service: str) -> str:
         """Return what a service has said, in all its lives."""
-        return self.compose("logs", "--no-color", "--no-log-prefix", service)
+        return docker("logs", self.container(service), both=True)
 
     def wait(self, true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
         """Wait until something is so."""
@@ -112,7 +113,7 @@ class Federation:
             if time.monotonic() > end:
                 said = "\n".join(f"--- {name}\n{self.logs(name)[-2500:]}" for name in ("server", *SITES))
                 raise AssertionError(f"waited {patience:.0f} s in vain for {what}\n{said}")
-            time.sleep(0.3)
+            time.sleep(0.1)
 
     def wait_says(self, service: str, pattern: str, patience: float = PATIENCE) -> None:
         """Wait until a service has said something."""
@@ -140,6 +141,7 @@ class Federation:
     def runs(self) -> list[Path]:
         """Return the server's runs, copied out of its volume."""
         place = self._folder / "runs"
+        shutil.rmtree(place, ignore_errors=True)
         docker("cp", f"{self.container('server')}:/var/lib/fedwon/runs", str(place))
         return sorted(place.iterdir())
 
