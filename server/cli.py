@@ -88,7 +88,7 @@ def start(
         typer.Option("--auto-resume", help="Go on with the newest run if it has not finished, else begin a new one."),
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="If the newest run had this configuration and has finished, only serve.")
+        bool, typer.Option("--once", help="Only serve if the newest run was this one and finished.")
     ] = False,
     run: Annotated[Path | None, typer.Option(help="A run's configuration in place of `run:` in server.yaml.")] = None,
     out: Annotated[Path | None, typer.Option("--outcome", help="Copy model and scores to this folder too.")] = None,
@@ -101,11 +101,10 @@ def start(
     from fedwon.server.operating import run_federation, serve_sites
 
     if resume and (run or auto_resume or once):
-        raise typer.BadParameter("a resumed run keeps its own configuration; give no other of these options")
+        raise typer.BadParameter("it goes with none of --run, --auto-resume and --once", param_hint="--resume")
     home = Home.open(folder)
     config = load(RunConfig, run) if run else home.config.run
-    if out:
-        check_folder(out)
+    check_folder(out)
     if once and (done := interrupted.finished(home, config)):
         typer.echo(f"{done} has finished, and --once begins no other: serving sites until stopped", err=True)
         serve_sites(home)

@@ -14,12 +14,14 @@ MODEL, SCORES = "model.safetensors", "scores.json"
 PIECE = 2**20
 
 
-def check_folder(folder: Path) -> None:
-    """Make the folder and see that a file can be written there, before a run of hours and not after it.
+def check_folder(folder: Path | None) -> None:
+    """Make the folder, if one is named, and see that a file can be written there: before a run of hours, not after it.
 
     Raises:
         StorageError: it cannot.
     """
+    if folder is None:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ".writable", b"")
