@@ -37,7 +37,7 @@ demo: $(VENV)/.demo  ## A federation of one server and four sites on this machin
 	$(BIN)/fedwon-server demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev  ## All tests but the long accuracy ones
-	$(BIN)/pytest -m "not accuracy and not airgap and not containers" -n auto --maxprocesses 4
+	$(BIN)/pytest -m "not accuracy and not airgap and not containers" -n 4
 
 containers: $(VENV)/.dev  ## Build the images, run deploy/compose.yaml and break it (needs Docker and root)
 	$(BIN)/pytest -m containers tests/deploy
