@@ -26,6 +26,7 @@ PATIENCE = 240.0
 RUN = {
     "name": "boxes",
     "rounds": 5,
+    "retention": {"rounds": None},
     "seed": 7,
     "model": {"name": "digit_cnn", "width": 0.05},
     "images": {"size": 28, "max_train": 60},
