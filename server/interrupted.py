@@ -6,7 +6,6 @@ import typer
 
 from fedwon.common.run_config import RunConfig
 from fedwon.server import report
-from fedwon.server.runs import Run
 from fedwon.server.serving import Home
 
 
@@ -20,6 +19,8 @@ def unfinished(home: Home) -> str | None:
 
 def finished(home: Home, config: RunConfig) -> str | None:
     """Name the newest run if it was of this configuration and has finished."""
+    from fedwon.server.runs import Run  # loads torch, which a command that only looks has no use for
+
     newest = next(iter(report.runs(home.store)), None)
     if newest is None or newest["state"] != "finished" or Run.open(home.store, home.folder).config != config:
         return None
