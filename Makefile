@@ -13,7 +13,7 @@ PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS)
 # A folder's time changes when a module comes or goes, which the strict editable install must hear of.
 PACKAGES := models common common/wire client server server/migrations/versions
 
-.PHONY: help demo test containers accuracy airgap wheelhouse lint format docs wire clean
+.PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs wire clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -37,7 +37,10 @@ demo: $(VENV)/.demo  ## A federation of one server and four sites on this machin
 	$(BIN)/fedwon-server demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev  ## All tests but the long accuracy ones
-	$(BIN)/pytest -m "not accuracy and not airgap and not containers" -n 4
+	$(BIN)/pytest -m "not accuracy and not airgap and not containers and not matrix" -n 4
+
+matrix: $(VENV)/.dev  ## Further faults of the kinds that `make test` injects
+	$(BIN)/pytest -m matrix -n 4
 
 containers: $(VENV)/.dev  ## Build the images, run deploy/compose.yaml and break it (needs Docker and root)
 	$(BIN)/pytest -m containers tests/deploy

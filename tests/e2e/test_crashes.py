@@ -7,6 +7,7 @@ such points. Chunks are made small, so that a small model is many of them.
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -134,7 +135,18 @@ def half_here(fleet: Fleet, pattern: str) -> bool:
     return any(0 < size < 40 * CHUNK for size in sizes)
 
 
-@pytest.mark.parametrize("name", OF_THE_SERVER)
+FURTHER = {
+    *("planned", "model-half-sent", "checkpoint-written", "sites-not-told", "published"),
+    *("fetched", "before-training", "trained", "uploaded"),
+}
+"""Points close to others, for `make matrix`."""
+
+
+def points(crashes: Mapping[str, Crash]) -> list[object]:
+    return [pytest.param(name, marks=[pytest.mark.matrix] if name in FURTHER else []) for name in crashes]
+
+
+@pytest.mark.parametrize("name", points(OF_THE_SERVER))
 def test_of_the_server(fleet, undisturbed, name):
     crash = OF_THE_SERVER[name]
     for site in SITES:
@@ -171,7 +183,7 @@ def test_of_the_server_before_the_run_exists(fleet, undisturbed):
     assert fleet.status()["state"] == "finished"
 
 
-@pytest.mark.parametrize("name", OF_A_SITE)
+@pytest.mark.parametrize("name", points(OF_A_SITE))
 def test_of_a_site(fleet, undisturbed, name):
     crash = OF_A_SITE[name]
     for site in SITES:

@@ -97,6 +97,7 @@ def test_a_site_whose_clock_is_an_hour_off_joins_takes_part_and_renews(fleets, c
     assert len(fleet.digests()) == 3
 
 
+@pytest.mark.matrix
 def test_clocks_that_jump_in_the_middle_of_a_round(fleets, clock):
     """A day forth at the site, an hour back at the server; nothing that waits looks at the wall clock."""
     fleet = fleets(rounds=2, **SLOW)
@@ -135,6 +136,7 @@ def test_a_clock_that_is_days_behind_is_named_and_waited_for(fleets, clock):
         site.end()
 
 
+@pytest.mark.matrix
 def test_a_clock_that_is_years_ahead_is_named(fleets, clock):
     fleet = fleets()
     fleet.site("paper")

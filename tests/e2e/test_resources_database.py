@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from fedwon.common import errors
 from tests.e2e.faults import SLOW, patched
 from tests.e2e.fleet import Fleet, Process, assert_error, command
@@ -87,6 +89,7 @@ def spoil(database: Path) -> None:
         file.write(b"\xa5" * (size - PAGE))
 
 
+@pytest.mark.matrix
 def test_a_database_that_is_damaged_is_said_so_and_a_backup_helps(fleets):
     fleet = fleets(rounds=2, **SLOW)
     server, paper, metal = start(fleet)
@@ -120,6 +123,7 @@ def test_a_database_that_breaks_in_the_middle_of_a_run_ends_it_with_a_reason(fle
         assert site.process.poll() is None
 
 
+@pytest.mark.matrix
 def test_a_database_whose_log_was_deleted_has_no_run_to_go_on_with(fleets):
     """What was written since the last checkpoint of the log is lost with it: that is said, and nothing is made up."""
     fleet = fleets(rounds=2, **SLOW)

@@ -71,6 +71,7 @@ def test_an_outcome_that_cannot_be_kept_at_a_site(tmp_path, small_disk, with_clo
     assert len(fleet.digests()) == 2
 
 
+@pytest.mark.matrix
 def test_a_folder_that_becomes_read_only_at_a_site(fleets):
     fleet = fleets(rounds=1, participation=STUBBORN)
     folder = fleet.site("paper")

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fedwon.common import errors
@@ -39,6 +40,7 @@ def few_files(number: int):
     return limit
 
 
+@pytest.mark.matrix
 def test_a_server_that_may_open_few_files_says_so_and_serves(fleets):
     names = [f"line-{number}" for number in range(3)]
     fleet = fleets(rounds=2, participation={"minimum": len(names)})

@@ -71,6 +71,7 @@ def test_the_task_fails_with_advice_and_the_same_process_does_the_next_one(fleet
     assert set(fleet.status()["scores"]) == {"metal", "paper"}  # the final evaluation was the next task
 
 
+@pytest.mark.matrix
 def test_in_a_control_group_it_is_no_death_and_a_smaller_batch_is_the_way_out(control_group, fleets, room):
     fleet: Fleet = fleets(participation={"minimum": 2, "retries": 0}, **LARGE)
     fleet.site("paper")

@@ -111,6 +111,7 @@ class TestServer:
         for site in scene.sites.values():
             assert site.text().count("train, round 1 ") == 1
 
+    @pytest.mark.matrix
     @pytest.mark.parametrize("patch", [SLOW_AVERAGE, ENDLESS_AVERAGE], ids=["slowly", "for ten minutes"])
     def test_while_it_averages(self, fleets, expected, patch):
         scene = Scene(fleets(**CHANGES), patch)
@@ -121,6 +122,7 @@ class TestServer:
         for site in scene.sites.values():
             assert site.text().count("train, round 1 ") == 1
 
+    @pytest.mark.matrix
     def test_while_sites_evaluate_at_the_end(self, fleets, expected):
         scene = Scene(fleets(**CHANGES))
         scene.server.wait_says("round 2 committed")
@@ -133,6 +135,7 @@ class TestServer:
 
 
 class TestSite:
+    @pytest.mark.matrix
     def test_while_it_fetches_the_model(self, fleets, expected):
         scene = Scene(fleets(**CHANGES), SLOW_FETCH)
         folder = scene.fleet.folder / "paper" / "models"
@@ -165,6 +168,7 @@ class TestSite:
         scene.finish(expected)
         assert "train, round 1 " not in scene.sites["paper"].text()
 
+    @pytest.mark.matrix
     def test_while_it_waits_for_the_others(self, fleets, expected):
         scene = Scene(fleets(**CHANGES))
         scene.sites["metal"].wait_says("train, round 1")

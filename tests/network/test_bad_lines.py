@@ -48,6 +48,7 @@ class TestInANamespace:
         assert line.lost > 3
         assert not re.search("failed", paper.text())
 
+    @pytest.mark.matrix
     def test_one_megabit_a_second_with_a_deep_queue(self, nets, undisturbed):
         """As a cheap modem has one: heartbeats wait in it with everything else."""
         line = BadLine(delay=0.02, rate=MEGABIT, queue=2.0)

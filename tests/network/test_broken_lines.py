@@ -32,6 +32,7 @@ class TestCuts:
         assert sessions(paper) >= 2
         assert len(net.paper.connections) < STORM
 
+    @pytest.mark.matrix
     def test_a_proxy_that_cuts_every_connection_after_a_while(self, nets, undisturbed):
         """A transfer takes longer than any connection lives."""
         net = nets()
@@ -70,6 +71,7 @@ class TestHalfOpen:
         assert "Another client" not in paper.text()
         assert len(net.paper.connections) < STORM
 
+    @pytest.mark.matrix
     def test_the_site_starts_anew_before_the_server_has_noticed(self, nets, undisturbed):
         """Its own dead session stands in its way, as another client's would; not for long."""
         net = nets(heartbeat=4.0)  # 12 s, longer than a client takes to start

@@ -41,6 +41,7 @@ def test_an_address_edited_while_the_client_runs(nets, undisturbed):
     assert f"client.yaml names another address: {listen} in place of {net.fleet.config.listen}" in paper.text()
 
 
+@pytest.mark.matrix
 def test_an_address_edited_while_the_client_is_down(nets, undisturbed):
     """The update that was trained before the move is handed in after it."""
     net = nets(rounds=2)
@@ -61,6 +62,7 @@ def test_an_address_edited_while_the_client_is_down(nets, undisturbed):
     assert net.fleet.digests() == undisturbed(2, "paper")
 
 
+@pytest.mark.matrix
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give the site a hosts file of its own")
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs the command unshare")
 def test_a_name_that_leads_elsewhere(nets, undisturbed, tmp_path):
