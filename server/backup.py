@@ -169,11 +169,18 @@ class Hashing:
 
 
 def _damaged(snapshot: Path, digests: dict[str, str]) -> tuple[str, ...]:
-    """Return the committed models that are missing in a backup or are not what was committed."""
+    """Return the committed models that are not what was committed, and newest ones of a run that are missing.
+
+    That older ones are missing is in order: the server keeps the newest few (`run.retention`).
+    """
     with closing(sqlite3.connect(snapshot)) as connection:
         rows = connection.execute("SELECT run, path, digest FROM rounds ORDER BY run, number").fetchall()
-    names = {f"runs/{run}/{path}": digest for run, path, digest in rows}
-    return tuple(name for name, digest in names.items() if digests.get(name) != digest)
+    newest = {run: path for run, path, _ in rows}
+    return tuple(
+        name
+        for run, path, digest in rows
+        if (found := digests.get(name := f"runs/{run}/{path}")) != digest and (found is not None or newest[run] == path)
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 
 from fedwon.common import errors
 from fedwon.common.arrays import open_record
+from fedwon.common.run_config import RetentionConfig
 from fedwon.server import backup, restore, sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.runs import Run
@@ -94,6 +95,7 @@ def test_keys_stay_private(home, made, tmp_path):
 
 def test_every_round_that_the_copy_knows_is_in_it_while_the_server_goes_on(home, tmp_path):
     run = only_run(home)
+    run.config = run.config.model_copy(update={"retention": RetentionConfig(rounds=None)})  # hundreds a second here
     ended = threading.Event()
 
     def go_on() -> None:
@@ -121,6 +123,24 @@ def test_every_round_that_the_copy_knows_is_in_it_while_the_server_goes_on(home,
     assert found[0] < found[-1]  # the server did go on
 
 
+def test_models_that_the_server_has_let_go_are_not_missed(home, tmp_path):
+    run = only_run(home)
+    for number in range(2, 10):
+        run.commit(number, run.last()[1], seconds=1.0, sites=("a",))
+    assert not run.model_path(1).exists()
+    made = backup.back_up(home.folder, tmp_path / "backup.tar")
+    assert made.damaged == ()
+    assert restore.restore(made.path, tmp_path / "new") == 9
+
+
+def test_the_newest_model_is_missed(home, tmp_path):
+    run = only_run(home)
+    newest = run.last()[1].blob.path
+    newest.unlink()
+    made = backup.back_up(home.folder, tmp_path / "backup.tar")
+    assert made.damaged == (f"runs/{run.id}/{newest.name}",)
+
+
 def test_a_round_that_is_committed_behind_the_copys_back_does_not_tear_it(home, tmp_path, monkeypatch):
     run = only_run(home)
     listing = backup._files
@@ -138,8 +158,8 @@ def test_a_round_that_is_committed_behind_the_copys_back_does_not_tear_it(home, 
 
 def test_a_model_that_was_damaged_before_is_told(home, tmp_path):
     run = only_run(home)
-    run.model_path(0).unlink()
-    run.model_path(1).write_bytes(b"no model")
+    run.model_path(0).write_bytes(b"no model")
+    run.model_path(1).write_bytes(b"none either")
     made = backup.back_up(home.folder, tmp_path / "backup.tar")
     assert made.damaged == tuple(f"runs/{run.id}/round-000{number}.safetensors" for number in (0, 1))
 
