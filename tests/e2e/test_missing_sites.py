@@ -15,16 +15,16 @@ def started(fleet, *names):
 
 
 def test_who_leaves_is_not_waited_for(fleets):
-    participation = {"minimum": 3, "quorum": 2, "away_seconds": 1}
-    fleet = fleets(rounds=2, participation=participation, training={"batch_size": 1, "epochs": 3})
+    participation = {"minimum": 2, "away_seconds": 1}
+    fleet = fleets(rounds=4, participation=participation, training={"batch_size": 1, "epochs": 3})
     server, *sites = started(fleet, *SITES, "tilted")
-    sites[-1].wait_says("train, round 1 ")
+    sites[-1].wait_says("train, round")
     sites[-1].kill()
     server.wait_says("no update from tilted: the site has had no connection for 1 s")
     server.end()
     for site in sites[:2]:
         site.end()
-    assert len(fleet.digests()) == 3
+    assert fleet.status()["committed"] == 4
 
 
 def test_a_run_short_of_sites_pauses_and_goes_on_with_another(fleets):
