@@ -32,6 +32,19 @@ class Accepted:
     metrics: RecordDict
 
 
+@dataclass(frozen=True)
+class Missing:
+    """An answer that does not count.
+
+    Attributes:
+        reason: why, in words.
+        state: "failed", "refused" or "late", as in the database.
+    """
+
+    reason: str
+    state: str
+
+
 def round_of(message: Message) -> int:
     """Return the round that a task belongs to; a late one's is not the one in hand."""
     return int(message.metadata.group_id)
@@ -49,11 +62,11 @@ class Answers:
 
     def __init__(self, run: Run, grid: SiteGrid, shared: ArrayRecord, surveys: Mapping[str, Survey | None]) -> None:
         self._run, self._grid, self._shared, self._surveys = run, grid, shared, surveys
-        self._noted: dict[str, str] = {}
+        self._images: dict[str, str] = {}
 
     def collect(
         self, number: int, asked: Mapping[str, Message], replies: Iterable[Message]
-    ) -> tuple[dict[str, Accepted], dict[str, str]]:
+    ) -> tuple[dict[str, Accepted], dict[str, Missing]]:
         """Take the answers of a round as they come.
 
         Args:
@@ -66,23 +79,24 @@ class Answers:
         """
         waiting = {node_id_of(site): site for site in asked}
         accepted: dict[str, Accepted] = {}
-        missing: dict[str, str] = {}
+        missing: dict[str, Missing] = {}
         for reply in replies:
             site = waiting.pop(reply.metadata.src_node_id)
-            if reply.has_error():
-                missing[site] = reply.error.reason or "no reason given"
-                self._failed(number, site, asked[site], missing[site], "failed")
-                continue
-            outcome = self._examined(number, site, asked[site], reply.content)
+            outcome = self._looked_at(number, site, asked[site], reply)
             if isinstance(outcome, Accepted):
                 accepted[site] = outcome
             else:
-                missing[site] = outcome
-                self._failed(number, site, asked[site], outcome, "refused")
+                missing[site] = self._noted(number, site, asked[site], outcome)
         for site in waiting.values():
-            missing[site] = STILL_COUNTS if self.may_be_late(number, asked[site]) else LATE
-            self._failed(number, site, asked[site], missing[site], "late")
+            reason = STILL_COUNTS if self.may_be_late(number, asked[site]) else LATE
+            missing[site] = self._noted(number, site, asked[site], Missing(reason, "late"))
         return accepted, missing
+
+    def _looked_at(self, number: int, site: str, task: Message, reply: Message) -> Accepted | Missing:
+        if reply.has_error():
+            return Missing(reply.error.reason or "no reason given", "failed")
+        outcome = self._examined(number, site, task, reply.content)
+        return outcome if isinstance(outcome, Accepted) else Missing(outcome, "refused")
 
     def may_be_late(self, number: int, task: Message) -> bool:
         """Tell whether a task that is open when a round ends is carried on into the next one."""
@@ -129,11 +143,12 @@ class Answers:
         self._run.tell(SiteAnswered(number, site, metrics, trained - 1, cost.seconds, cost.bytes_down, cost.bytes_up))
 
     def _note_images(self, site: str, text: str) -> None:
-        if text and self._noted.get(site) != text:
-            self._noted[site] = text
+        if text and self._images.get(site) != text:
+            self._images[site] = text
             self._run.store.audit("images", site, text)
             self._run.tell(SiteNoted(site, text))
 
-    def _failed(self, number: int, site: str, task: Message, reason: str, state: str) -> None:
-        self._run.settled(task.metadata.message_id, state, reason=reason)
-        self._run.tell(SiteFailed(number, site, reason))
+    def _noted(self, number: int, site: str, task: Message, missing: Missing) -> Missing:
+        self._run.settled(task.metadata.message_id, missing.state, reason=missing.reason)
+        self._run.tell(SiteFailed(number, site, missing.reason))
+        return missing

@@ -22,7 +22,7 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.models import local_names
 from fedwon.server.aggregation import average
-from fedwon.server.answers import STILL_COUNTS, Accepted, Answers, round_of
+from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, Survey, node_id_of
@@ -166,7 +166,7 @@ class FedWon(FedAvg):
         settings = self.tracked.config.participation
         return min(settings.quorum or settings.minimum, len(self._sent))
 
-    def _repeat(self, number: int, accepted: dict[str, Accepted]) -> dict[str, str]:
+    def _repeat(self, number: int, accepted: dict[str, Accepted]) -> dict[str, Missing]:
         """Ask the sites again whose answers do not count; return which are missing still, and why."""
         asked = {site: message for site, message in self._sent.items() if site not in accepted}
         logger.warning("round %d has too few answers; asking again: %s", number, ", ".join(sorted(asked)))
@@ -179,7 +179,7 @@ class FedWon(FedAvg):
         accepted |= more
         return missing
 
-    def _pause(self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, str]) -> None:
+    def _pause(self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]) -> None:
         """Wait for another site, or for some time.
 
         Raises:
@@ -189,7 +189,7 @@ class FedWon(FedAvg):
         reason = (
             f"Round {number} of {self.tracked.id} has {len(accepted)} usable updates of {self._needed()} needed "
             f"({settings.retries} repetitions); missing: "
-            + "; ".join(f"{site} ({why.rstrip('.')})" for site, why in sorted(missing.items()))
+            + "; ".join(f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing))
             + "."
         )
         if settings.pause_seconds is None:
@@ -200,7 +200,7 @@ class FedWon(FedAvg):
         self.tracked.tell(RoundStarted(number, tuple(sorted({*self._sent, *self._newcomers()} - accepted.keys()))))
 
     def _commit(
-        self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, str]
+        self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:
         settings, sites = self.tracked.config.aggregation, sorted(accepted)
         updates = [accepted[site].update for site in sites]
@@ -214,12 +214,12 @@ class FedWon(FedAvg):
         self._close(number, missing)
         return stored, metrics
 
-    def _close(self, number: int, missing: Mapping[str, str]) -> None:
+    def _close(self, number: int, missing: Mapping[str, Missing]) -> None:
         """Tell the sites that the round is over; what may be late is carried on."""
         self._late = {
             site: self._sent[site]
             for site in missing
-            if missing[site] == STILL_COUNTS and self._answers.may_be_late(number, self._sent[site])
+            if missing[site].state == "late" and self._answers.may_be_late(number, self._sent[site])
         }
         kept = {task.metadata.message_id for task in self._late.values()}
         asked = [task.metadata.message_id for task in self._sent.values()]

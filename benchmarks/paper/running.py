@@ -248,9 +248,6 @@ class Watcher:
         every = 0 if self.spec.rounds else self.spec.plan.test_every
         if event.number == self.spec.config.rounds or (event.number and every and event.number % every == 0):
             self._score(event)
-        for old in event.path.parent.glob("round-*.safetensors"):
-            if int(old.stem.split("-")[1]) < event.number - 1:
-                old.unlink()
 
     def _score(self, event: RoundCommitted) -> None:
         task, record = read_model(event.path)
