@@ -192,7 +192,7 @@ class TestLink:
         folder = running.site("twin", "digits:paper")
         first = running.start_site("twin")
         first.wait_says("connected to")
-        copy = shutil.copytree(folder, tmp_path / "copy")
+        copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("client.sock"))
         found = assert_error(command("fedwon-client", "start", "--dir", copy, "--patience", "1"), errors.DuplicateSite)
         assert "`twin`" in found["error"]
         found = assert_error(

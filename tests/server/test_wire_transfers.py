@@ -506,7 +506,7 @@ def test_a_full_disk_stops_one_submission_and_nothing_else(tmp_path):
 @wired
 async def test_a_folder_that_went_away(running):
     site, _, task_id, _ = await asked(running)
-    blob, data = update_of(running)
+    blob, data = update_of(running, count=100)  # one piece: gRPC hides the reason where another is under way
     running.hub.spool.rmdir()
     assert type(await refusal(site.submit(outcome(task_id, blob), data))) is StorageError
     running.hub.spool.mkdir()
