@@ -42,6 +42,7 @@ RUN: Mapping[str, Any] = {
     "model": {"name": "digit_cnn", "width": 0.05},
     "images": {"max_train": 20, "channels": 1},
     "training": {"batch_size": 8, "lr": 0.02},
+    "retention": {"history": 100},  # the default of 1,000 rounds would show at the very end only
 }
 
 

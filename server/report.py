@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fedwon.common.certificates import read_certificate, read_certificates
@@ -52,14 +52,18 @@ def _run(session: Session, row: RunRow) -> dict[str, Any]:
 
 
 def _scores(session: Session, run: str) -> dict[str, dict[str, Any]]:
+    """Return each site's score of the newest model that it has looked at."""
+    measured = MetricRow.run == run, MetricRow.key.in_(["validation-examples", "test-examples"])
+    newest = select(MetricRow.site, func.max(MetricRow.round).label("round")).where(*measured)
+    newest_by_site = newest.group_by(MetricRow.site).subquery()
+    at_it = (MetricRow.site == newest_by_site.c.site) & (MetricRow.round == newest_by_site.c.round)
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for row in session.scalars(select(MetricRow).where(MetricRow.run == run)):
+    for row in session.scalars(select(MetricRow).where(MetricRow.run == run).join(newest_by_site, at_it)):
         found.setdefault((row.site, row.round), {})[row.key] = row.value
-    scores: dict[str, dict[str, Any]] = {}
-    for (site, number), metrics in sorted(found.items()):
-        if "validation-examples" in metrics or "test-examples" in metrics:
-            scores[site] = {"round": number, **score_of(site, metrics).as_dict()}
-    return scores
+    return {
+        site: {"round": number, **score_of(site, metrics).as_dict()}
+        for (site, number), metrics in sorted(found.items())
+    }
 
 
 def last_evaluation(store: Store) -> Evaluation:

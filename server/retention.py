@@ -1,7 +1,8 @@
 """What a run keeps on the disk, and what it lets go: a thousand rounds of a large network fill any disk.
 
-The newest models stay, so that a damaged one has another before it, and the best one by validation accuracy. Rows,
-metrics and manifests of all rounds stay: they are small. Of refused updates the newest stay.
+The newest models stay, so that a damaged one has another before it, and the best one by validation accuracy. The
+records of each site stay for many rounds and for every tenth one before, manifests and rounds for all. Of refused
+updates the newest stay.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from fedwon.common.run_config import RetentionConfig, RunConfig
 from fedwon.server.checkpoints import Checkpoints
-from fedwon.server.store import MetricRow, Store
+from fedwon.server.store import MetricRow, Store, TaskRow
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 10**6
+STRIDE = 10
+"""Every so many rounds the records of the sites stay for good."""
 CORRECT, EXAMPLES = "validation-correct", "validation-examples"
 
 
@@ -57,8 +60,27 @@ def validation_scores(store: Store, run: str, rounds: Iterable[int]) -> dict[int
     return dict(scores)
 
 
+def thin_history(store: Store, run: str, newest: int, history: int, keeping: Iterable[int]) -> None:
+    """Delete what sites were asked and measured in old rounds, but for every tenth.
+
+    Args:
+        store: the server's database.
+        run: the run's name.
+        newest: the round that was committed last.
+        history: rounds that stay whole, the newest among them.
+        keeping: further rounds that stay.
+
+    Raises:
+        StorageError: the database cannot be written.
+    """
+    with store.session() as session:
+        for table in (MetricRow, TaskRow):
+            old = (table.round <= newest - history, table.round % STRIDE != 0, table.round.not_in(list(keeping)))
+            session.execute(delete(table).where(table.run == run, *old))
+
+
 def let_go(checkpoints: Checkpoints, store: Store, run: str, config: RunConfig, newest: int) -> None:
-    """Delete the models that a run does not keep; what cannot be deleted stays, and the log says so.
+    """Delete what a run does not keep; models that cannot be deleted stay, and the log says so.
 
     Args:
         checkpoints: the run's models.
@@ -68,11 +90,14 @@ def let_go(checkpoints: Checkpoints, store: Store, run: str, config: RunConfig, 
         newest: the round that was committed last.
 
     Raises:
-        StorageError: the database cannot be read.
+        StorageError: the database cannot be used.
     """
+    here = [number for number in checkpoints.here() if number <= newest]
+    history = config.retention.history
+    if history is not None and newest > history and newest % STRIDE == 0:  # ten rounds in one transaction
+        thin_history(store, run, newest, history, here)
     if config.retention.rounds is None:
         return
-    here = [number for number in checkpoints.here() if number <= newest]
     # a task that may be late still asks for the model that it starts from
     keep = max(config.retention.rounds, config.participation.late_rounds + 2)
     if not superseded(here, newest, keep, None):

@@ -11,7 +11,7 @@ from fedwon.common.errors import RunMissing
 from fedwon.common.run_config import ParticipationConfig, RetentionConfig
 from fedwon.server.retention import best_round, superseded
 from fedwon.server.runs import Run
-from fedwon.server.store import MetricRow, RoundRow
+from fedwon.server.store import MetricRow, RoundRow, TaskRow
 from tests.server.server_kit import CLASSES, rows, shifted, small_run
 
 
@@ -36,9 +36,9 @@ def test_which_model_is_the_best():
     assert best_round({1: [0.5], 2: [0.5]}) == 2
 
 
-def make(store, folder, rounds=2, refused=2, refused_mb=1000, **participation) -> Run:
+def make(store, folder, *, rounds=2, refused=2, refused_mb=1000, history=1000, **participation) -> Run:
     settings = {
-        "retention": RetentionConfig(rounds=rounds, refused=refused, refused_mb=refused_mb),
+        "retention": RetentionConfig(rounds=rounds, refused=refused, refused_mb=refused_mb, history=history),
         "participation": ParticipationConfig(minimum=1, **participation),
     }
     return Run.create(store, folder, small_run().model_copy(update=settings), CLASSES)
@@ -72,6 +72,30 @@ def test_all_stay_where_that_is_asked_for(store, tmp_path):
     for number in range(1, 5):
         go_on(run, number, 0.5)
     assert here(run) == [0, 1, 2, 3, 4]
+
+
+def ask(run: Run, number: int) -> None:
+    run.sent(f"t{number}", number, "a", "train")
+
+
+def test_old_records_go_but_for_every_tenth_round(store, tmp_path):
+    run = make(store, tmp_path, history=10)
+    for number in range(1, 35):
+        ask(run, number)
+        go_on(run, number, 0.9 if number == 4 else 0.1)  # model 3 is the best and stays
+    kept = [0, 3, 10, *range(20, 34)]  # as thinned after round 30, whose model was looked at in round 31
+    assert sorted({row.round for row in rows(store, MetricRow)}) == kept
+    assert sorted({row.round for row in rows(store, TaskRow)}) == [3, 10, *range(20, 35)]
+    assert len(rows(store, RoundRow)) == 35
+
+
+@pytest.mark.parametrize("history", [None, 1000])
+def test_records_stay_where_that_is_asked_for(store, tmp_path, history):
+    run = make(store, tmp_path, history=history)
+    for number in range(1, 35):
+        ask(run, number)
+        go_on(run, number, 0.1)
+    assert len({row.round for row in rows(store, TaskRow)}) == 34
 
 
 def test_what_a_late_task_starts_from_stays(store, tmp_path):
