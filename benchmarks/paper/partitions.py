@@ -91,14 +91,14 @@ class SitesADomain:
         """As `Partition`."""
         rng = np.random.default_rng(seed)
 
-        def some(labels: NDArray[Any]) -> list[Rows]:
+        def _some(labels: NDArray[Any]) -> list[Rows]:
             return even_parts(len(labels), self.count, rng, self.most)
 
-        def parts(labels: NDArray[Any]) -> list[Rows]:
+        def _parts(labels: NDArray[Any]) -> list[Rows]:
             return even_parts(len(labels), self.count, rng)
 
         most = f"-most{self.most}" if self.most else ""
-        return kept_sites(cache, f"{'-'.join(domains)}-{self.count}{most}-seed{seed}", domains, some, parts)
+        return kept_sites(cache, f"{'-'.join(domains)}-{self.count}{most}-seed{seed}", domains, _some, _parts)
 
     def unseen(self, domains: Mapping[str, DataConfig]) -> dict[str, DataConfig]:
         """As `Partition`."""
@@ -124,14 +124,14 @@ class LabelSkew:
         """As `Partition`."""
         rng = np.random.default_rng(seed)
 
-        def alike(labels: NDArray[Any]) -> list[Rows]:
+        def _alike(labels: NDArray[Any]) -> list[Rows]:
             return even_parts(len(labels), self.count, rng)
 
-        def skewed(labels: NDArray[Any]) -> list[Rows]:
+        def _skewed(labels: NDArray[Any]) -> list[Rows]:
             return dirichlet_parts(labels, self.count, self.alpha or 0.0, rng)
 
         name = f"{'-'.join(domains)}-{self.count}-alpha{self.alpha}-seed{seed}"
-        return kept_sites(cache, name, domains, alike if self.alpha is None else skewed, alike)
+        return kept_sites(cache, name, domains, _alike if self.alpha is None else _skewed, _alike)
 
     def unseen(self, domains: Mapping[str, DataConfig]) -> dict[str, DataConfig]:
         """As `Partition`."""

@@ -98,7 +98,8 @@ def test_joining(clerk, federation, tmp_path):
 
 def test_the_fingerprint_may_be_written_with_colons(clerk, tmp_path):
     mark = fingerprint(clerk.federation.authority.pem).upper()
-    join(clerk, tmp_path / "site", ":".join(mark[i : i + 2] for i in range(0, 64, 2)))
+    joined = join(clerk, tmp_path / "site", ":".join(mark[i : i + 2] for i in range(0, 64, 2)))
+    assert joined.site == "press-3"
 
 
 class TestImpostors:

@@ -61,6 +61,7 @@ class TestSessions:
     def test_messages_of_a_newer_server_are_passed_over(self, federation, server):
         server.scripts = [saying(welcome(), pb.FromServer(), finished())]
         run(federation, server)
+        assert len(server.hellos) == 1
 
     def test_a_task_with_a_hostile_name_does_not_end_the_site(self, federation, server, caplog):
         hostile = pb.FromServer(offer=pb.Offer(task_id="../../etc/cron.d/x", kind="train"))
