@@ -51,7 +51,8 @@ def agree(listing: Listing, task: TaskConfig) -> Agreement:
     names = [same_name(name) for name in task.classes]
     counts = {part: listed.count() for part, listed in listing.items()}
     skipped = _unknown(counts, names)
-    missing = tuple(name for name in names if not counts["train"][name])
+    trained = counts.get("train")  # images that are only looked at may come without a training part
+    missing = tuple(name for name in names if not trained[name]) if trained is not None else ()
     if skipped and task.images.unknown_classes == "refuse":
         raise ClassMismatch(f"This site has {_described(skipped, names)}; the federation's are {_some(names)}.")
     if missing and task.images.missing_classes == "refuse":

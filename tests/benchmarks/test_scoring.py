@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import RecordDict
+from PIL import Image
 from torch import nn
 
-from benchmarks.paper.scoring import Ensemble, by_domain, counts, right_images, served
+from benchmarks.paper.scoring import Ensemble, by_domain, counts, right_images, scored_images, served
+from fedwon.client.config import DataConfig
 from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.model_file import network
@@ -122,3 +124,18 @@ def test_one_model_for_all_is_served_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sites", [{}, {"only": {"correct": 1}}])
 def test_a_site_alone_is_its_domain(sites: dict) -> None:
     assert by_domain(sites) == sites
+
+
+@pytest.mark.parametrize("parts", [("train",), ("train", "test")])
+def test_a_place_is_scored_on_its_test_part_or_on_all_it_has(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    rng, sizes = np.random.default_rng(4), {"train": 9, "test": 6}
+    for part in parts:
+        for index in range(sizes[part]):
+            path = tmp_path / part / "abc"[index % 3] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(path)
+    run = RunConfig(images=ImageConfig(size=8, channels=1))
+    task = TaskConfig.of(run, run="r", server_round=1, classes=("a", "b", "c"))
+    images = scored_images(DataConfig(path=str(tmp_path)), task)
+    assert len(images) == sizes[parts[-1]]
+    assert images.classes == ("a", "b", "c")
