@@ -17,12 +17,20 @@ from fedwon.client.config import ClientConfig
 from fedwon.client.enrolment import open_channel
 from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
-from fedwon.client.lock import locked
 from fedwon.client.renewal import Renewal
 from fedwon.client.tasks import TaskRunner
 from fedwon.client.transfers import Pauses
 from fedwon.common.config import load
-from fedwon.common.errors import ConfigError, ConfigMissing, FedwonError, LinkError, Unreachable, VersionGap
+from fedwon.common.errors import (
+    ConfigError,
+    ConfigMissing,
+    DuplicateSite,
+    FedwonError,
+    LinkError,
+    Unreachable,
+    VersionGap,
+)
+from fedwon.common.lock import locked
 from fedwon.common.pki import load_credentials, site_of
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -34,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 WELCOME_SECONDS = 30.0
 """Longer than gRPC takes to give an address up (20 s): its error says why, a timeout does not."""
+
+LOCK = "client.lock"
+"""File in a site's folder that the client holds while it runs."""
 
 HEARTBEATS = (0.2, 600.0)
 """Seconds between which a server may choose."""
@@ -86,7 +97,8 @@ class Link:
             VersionGap: server and client are more than one minor version apart.
             Refused: the server does not accept this site, at the first connection.
         """
-        async with locked(self._folder, self._patience), answering(self._folder, self._health):
+        lock = locked(self._folder / LOCK, self._patience, _taken(self._folder))
+        async with lock, answering(self._folder, self._health):
             node = self._config.for_node(self.site, self._folder)
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb)
@@ -217,6 +229,13 @@ class Link:
 def _sensible(seconds: float) -> float:
     shortest, longest = HEARTBEATS
     return min(max(seconds, shortest), longest) if math.isfinite(seconds) else longest
+
+
+def _taken(folder: Path) -> DuplicateSite:
+    return DuplicateSite(
+        f"Another fedwon-client runs with the folder {folder}.",
+        hint="Stop the other client: `systemctl status fedwon-client`, `pgrep -af fedwon-client`.",
+    )
 
 
 @asynccontextmanager

@@ -138,7 +138,7 @@ def health(
 def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     """Show the runs and how far each has come."""
     home = Home.open(folder)
-    runs, expiring = report.runs(home.store), report.expiring(home)
+    runs, expiring = report.runs(home.store, served=home.served), report.expiring(home)
     if as_json:
         typer.echo(json.dumps({"version": VERSION, "runs": runs, "expiring": expiring}))
         return

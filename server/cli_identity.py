@@ -68,7 +68,8 @@ def list_sites(context: typer.Context, folder: Folder = HOME, as_json: AsJson = 
     """Show the sites: who has joined, who is connected, what each has."""
     if context.invoked_subcommand is not None:
         return
-    rows = report.sites(Home.open(folder).store)
+    home = Home.open(folder)
+    rows = report.sites(home.store, served=home.served)
     if as_json:
         typer.echo(json.dumps({"version": VERSION, "sites": rows}))
         return

@@ -14,8 +14,9 @@ from typing import NoReturn, TypeVar
 
 from fedwon.common import notify
 from fedwon.common.arrays import StoredRecord
-from fedwon.common.errors import Stopped, StorageError
+from fedwon.common.errors import PortInUse, Stopped, StorageError
 from fedwon.common.flower import host_app
+from fedwon.common.lock import locked
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
 from fedwon.server.app import Outcome, federate
@@ -33,6 +34,8 @@ T = TypeVar("T")
 HOUR = 3600.0
 STOP_SECONDS = 8.0
 """Time that a signal leaves for ending in order; containers are killed ten seconds after it."""
+LOCK_SECONDS = 1.0
+"""`status` holds the lock for a moment when it looks."""
 
 
 def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listener], resume: bool) -> Outcome:
@@ -144,10 +147,17 @@ def _signal_name(received: Sequence[int]) -> str:
     return f"by {signal.Signals(received[0]).name}" if received else ""
 
 
+def _taken(home: Home) -> PortInUse:
+    return PortInUse(
+        f"Another fedwon-server runs with the folder {home.folder}.",
+        hint="Stop it first: `systemctl status fedwon-server`, `pgrep -af fedwon-server`.",
+    )
+
+
 async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
-    async with notify.watched(), serving(home) as hub:
+    async with notify.watched(), locked(home.lock, LOCK_SECONDS, _taken(home)), serving(home) as hub:
 
         def _stop(number: int) -> None:
             notify.stopping()

@@ -19,25 +19,32 @@ from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
 
+INTERRUPTED = "the server does not run; `fedwon-server start --resume` goes on with it"
 SOON_DAYS, AUTHORITY_SOON_DAYS = 7.0, 90.0
 
 
-def runs(store: Store) -> list[dict[str, Any]]:
-    """Return the runs, newest first: state, rounds, and the newest score of each site."""
+def runs(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
+    """Return the runs, newest first: state, rounds, and the newest score of each site.
+
+    Args:
+        store: the server's database.
+        served: a server runs with it; without one, what is stored as under way has been interrupted.
+    """
     with store.session() as session:
         rows = session.scalars(newest_runs()).all()
-        return [_run(session, row) for row in rows]
+        return [_run(session, row, served) for row in rows]
 
 
-def _run(session: Session, row: RunRow) -> dict[str, Any]:
+def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
     last = session.scalars(select(RoundRow).where(RoundRow.run == row.id).order_by(RoundRow.number.desc())).first()
     done = last.number if last else -1  # a crash leaves tasks of its round as they were
     asked = select(TaskRow).where(TaskRow.run == row.id, TaskRow.state == "sent", TaskRow.round > done)
     open_tasks = session.scalars(asked).all()
+    under_way = row.state in {"running", "paused"}
     return {
         "run": row.id,
-        "state": row.state,
-        "reason": row.reason,
+        "state": row.state if served or not under_way else "interrupted",
+        "reason": row.reason if served or not under_way else INTERRUPTED,
         "method": row.config["method"],
         "classes": row.classes,
         "rounds": row.config["rounds"],
@@ -46,7 +53,7 @@ def _run(session: Session, row: RunRow) -> dict[str, Any]:
         "digest": last.digest if last else None,
         "made": _iso(row.made),
         "ended": _iso(row.ended),
-        "waiting_for": sorted(task.site for task in open_tasks) if row.state in {"running", "paused"} else [],
+        "waiting_for": sorted(task.site for task in open_tasks) if under_way else [],
         "scores": _scores(session, row.id),
     }
 
@@ -86,14 +93,19 @@ def run_row(run: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     return run["run"], run["state"], rounds, f"{100 * mean:.1f} %", worst_text, str(folder / run["model"])
 
 
-def sites(store: Store) -> list[dict[str, Any]]:
-    """Return the sites by name."""
+def sites(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
+    """Return the sites by name.
+
+    Args:
+        store: the server's database.
+        served: a server runs with it; without one, nobody is connected, whatever a server that was killed has left.
+    """
     with store.session() as session:
         rows = session.scalars(select(Site).order_by(Site.name)).all()
     return [
         {
             "site": row.name,
-            "connected": row.connected,
+            "connected": row.connected and served,
             "last_seen": _iso(row.last_seen),
             "version": row.version,
             "enrolled": _iso(row.enrolled),

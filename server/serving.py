@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as grpc_health
 from fedwon.common.config import dump, load
 from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, PortInUse, StorageError
 from fedwon.common.files import write_atomic
+from fedwon.common.lock import held
 from fedwon.common.pki import (
     Authority,
     create_authority,
@@ -108,6 +109,16 @@ class Home:
     def enrolment_address(self) -> str:
         """Where sites find enrolment."""
         return _public(self.config.names[0], self.config.enrolment)
+
+    @property
+    def lock(self) -> Path:
+        """The file that the server holds while it runs."""
+        return self.folder / "server.lock"
+
+    @property
+    def served(self) -> bool:
+        """Whether a server runs with this folder; True where that cannot be known."""
+        return held(self.lock)
 
 
 def _authority(pki: Path, federation: str) -> Authority:

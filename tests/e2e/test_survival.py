@@ -30,6 +30,7 @@ class TestPowerCuts:
         server, *sites = start(fleet)
         server.wait_says("round 1 committed")
         server.kill()
+        assert fleet.status()["state"] == "interrupted"
         again = fleet.start_server("--resume")
         again.end()
         for site in sites:

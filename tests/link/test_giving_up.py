@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from fedwon.client import enrolment, judgement, renewal
-from fedwon.client.lock import locked
+from fedwon.client.link import LOCK
 from fedwon.common.errors import (
     DuplicateSite,
     KeyExposed,
@@ -17,6 +17,7 @@ from fedwon.common.errors import (
     StorageError,
     VersionGap,
 )
+from fedwon.common.lock import held
 from fedwon.common.pki import certificate_days_left, load_credentials
 from tests.link.link_kit import Federation, Server, listening, make_link, refuse, saying, stay, until, welcome
 from tests.link.session_kit import DONE, drop, run, turned_down
@@ -253,18 +254,10 @@ class TestOneClientAFolder:
                 with pytest.raises(DuplicateSite, match="line-1"):
                     await make_link(address, site, patience=0.3).run()
                 assert not first.done()
+                assert held(site / LOCK)
                 first.cancel()
                 await asyncio.wait({first})
-                async with locked(site, 0):
-                    pass
+                assert not held(site / LOCK)
 
         server.scripts = [stay]
         asyncio.run(go())
-
-    def test_a_folder_where_nothing_can_be_written(self, tmp_path):
-        async def go():
-            async with locked(tmp_path / "nowhere", 0):
-                pass
-
-        with pytest.raises(StorageError):
-            asyncio.run(go())

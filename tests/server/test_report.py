@@ -36,6 +36,17 @@ def test_a_run_that_has_just_begun(make_run, store):
     assert report.run_row(shown, Path("x")) == (run.id, "running", "0 of 3", "-", "-", "-")
 
 
+def test_what_a_server_that_was_killed_has_left(make_run, store):
+    run = make_run(rounds=3)
+    run.sent("t0", 1, "a", "train")
+    shown = report.runs(store, served=False)[0]
+    assert (shown["state"], shown["reason"]) == ("interrupted", report.INTERRUPTED)
+    assert shown["waiting_for"] == ["a"]
+    run.finish("failed", "a reason")
+    shown = report.runs(store, served=False)[0]
+    assert (shown["state"], shown["reason"]) == ("failed", "a reason")
+
+
 def test_whom_a_running_round_waits_for(make_run, store):
     run = make_run()
     run.sent("t0", 1, "left over from a crash", "train")
