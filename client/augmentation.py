@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
 from fedwon.common.task_settings import AugmentationConfig
 
@@ -24,6 +23,13 @@ def augmentation(config: AugmentationConfig) -> Augment:
     Args:
         config: what may happen to an image. With nothing in it the batch is returned as it is, and nothing is drawn.
     """
+    if config == AugmentationConfig():
+        return lambda images: images
+    from torchvision.transforms import (  # type: ignore[import-untyped]  # only where it is needed: it loads slowly
+        InterpolationMode,
+        v2,
+    )
+
     steps: list[Callable[[Tensor], Tensor]] = []
     if config.flip_horizontal:
         steps.append(v2.RandomHorizontalFlip())
@@ -31,7 +37,5 @@ def augmentation(config: AugmentationConfig) -> Augment:
         steps.append(v2.RandomVerticalFlip())
     if config.turn_degrees:
         steps.append(v2.RandomRotation(config.turn_degrees, interpolation=InterpolationMode.BILINEAR))
-    if not steps:
-        return lambda images: images
     transform = v2.Compose(steps)
     return lambda images: torch.stack([transform(image) for image in images])

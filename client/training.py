@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own name for it
 from fedwon.client.augmentation import augmentation
 from fedwon.client.images import Batch, ImageSet
 from fedwon.client.progress import raise_if_cancelled, report
+from fedwon.client.sgd import SGD
 from fedwon.common.errors import TaskFailed
 from fedwon.common.task_settings import TrainingConfig
 from fedwon.models import AdaptiveGradientClipping, fold, freeze_statistics
@@ -207,9 +208,7 @@ class _Stepper:
         self.model = model
         self.device = _device(model)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-        )
+        self.optimizer = SGD(self.parameters, training)
         self.augment = augmentation(training.augmentation)
         self.mu = training.proximal_mu or 0.0
         self.anchor = [parameter.detach().clone() for parameter in self.parameters] if self.mu else []
@@ -219,7 +218,7 @@ class _Stepper:
 
     def step(self, batch: Batch) -> float:
         """Take one step and return the loss before it; none is taken if that is not finite."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         inputs = self.augment(batch.inputs).to(self.device)
         loss: Tensor = F.cross_entropy(self.model(inputs), batch.labels.to(self.device))
         value = loss.item()

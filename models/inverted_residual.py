@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-from torchvision.ops import SqueezeExcitation  # type: ignore[import-untyped]
 
 from fedwon.models.blocks import ConvBlock, Style
 from fedwon.models.registry import ModelConfig
@@ -29,6 +28,7 @@ from fedwon.models.residual import (
     input_scale,
     residual_scale,
 )
+from fedwon.models.squeeze import SqueezeExcitation
 
 _GATE = 2.0
 _SQUEEZE = 4
@@ -104,7 +104,7 @@ class InvertedResidual(nn.Module):
             activation=activation,
         )
         compensate_padding(self.depthwise.conv, shape.size, activation)
-        gate = SqueezeExcitation(hidden, max(1, shape.before // _SQUEEZE), activation=nn.SiLU)
+        gate = SqueezeExcitation(hidden, max(1, shape.before // _SQUEEZE), nn.SiLU())
         self.squeeze = gate if squeeze else nn.Identity()
         self.squeeze_scale = Scale(_GATE) if squeeze and free else nn.Identity()
         self.project = ConvBlock(style, hidden, shape.after, 1, bias=free, activation=None)

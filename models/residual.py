@@ -19,9 +19,9 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation  # type: ignore[import-untyped]
 
 from fedwon.models.blocks import Style
+from fedwon.models.squeeze import SqueezeExcitation
 
 ALPHA = 0.2
 MEANS: Mapping[type[nn.Module], float] = MappingProxyType({nn.ReLU: 0.683332, nn.ReLU6: 0.683332, nn.SiLU: 0.369270})
@@ -138,7 +138,8 @@ def initialize(model: nn.Module, style: Style) -> None:
         for layer in model.modules():
             if isinstance(layer, SqueezeExcitation):
                 nn.init.zeros_(layer.fc2.weight)
-                nn.init.zeros_(layer.fc2.bias)
+                if layer.fc2.bias is not None:
+                    nn.init.zeros_(layer.fc2.bias)
         return
     for layer in model.modules():
         if type(layer) is nn.Conv2d:

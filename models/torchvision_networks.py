@@ -6,7 +6,6 @@ downloaded.
 
 import difflib
 
-import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
 from fedwon.models.blocks import WHOLE
@@ -25,7 +24,9 @@ def known_name(architecture: str) -> str:
         UnknownModelError: torchvision has no such classifier; the message names some that are near.
     """
     name = architecture.removeprefix(PREFIX)
-    known = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # type: ignore[import-untyped]  # loads slowly, and most runs have no use for it
+
+    known = models.list_models(module=models)
     if name == architecture or name not in known:
         close = difflib.get_close_matches(name, known, n=3) or ["resnet18", "mobilenet_v3_small", "efficientnet_b0"]
         wanted = ", ".join(f"`{PREFIX}{near}`" for near in close)
@@ -47,7 +48,9 @@ def original(architecture: str, num_classes: int | None = None) -> nn.Module:
     settings: dict[str, object] = {} if num_classes is None else {"num_classes": num_classes}
     if name in _AUXILIARY:
         settings["init_weights"] = False  # else a warning, and a slow way to draw weights that are replaced
-    network: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
+    from torchvision import models
+
+    network: nn.Module = models.get_model(name, weights=None, **settings)
     return network
 
 

@@ -133,3 +133,18 @@ def test_an_image_of_one_colour_becomes_zeros() -> None:
     assert Preparation(ImageConfig(size=8, standardize="each")).normalize(plain).abs().max() < 1e-5
     plain[0, 0, 0, 0] = 78
     assert Preparation(ImageConfig(size=8, standardize="each")).normalize(plain).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 40, 31), (3, 16, 16), (3, 300, 17), (1, 5, 900)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_arithmetic_is_torchvisions_bit_for_bit(shape: tuple[int, int, int], channels: int) -> None:
+    from torchvision.transforms.v2 import functional as published
+
+    config = ImageConfig(size=16, channels=channels, mean=(0.3,), std=(0.7,))
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
+    alike = published.rgb_to_grayscale(image) if channels == 1 and shape[0] == 3 else image
+    alike = published.resize(alike, [16, 16], antialias=True).expand(channels, -1, -1)
+    fitted = Preparation(config).fit(image)
+    assert torch.equal(fitted, alike)
+    inputs = published.normalize(published.to_dtype(alike[None], torch.float32, scale=True), [0.3], [0.7])
+    assert torch.equal(Preparation(config).normalize(fitted[None]), inputs)

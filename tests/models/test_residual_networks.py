@@ -5,12 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision import models as published
+from torchvision import ops as published_ops
 
 from fedwon.common.recipes import RECIPES
 from fedwon.models import GAMMAS, AdaptiveGradientClipping, ConvBlock, available_models, build_model
 from fedwon.models.inverted_residual import InvertedResidual
 from fedwon.models.residual import ALPHA, MEANS, SkipGain, compensate_padding, expected_stds
 from fedwon.models.resnet import BasicBlock
+from fedwon.models.squeeze import SqueezeExcitation
 from fedwon.models.ws_conv import WSConv2d
 
 SIZES = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872, "efficientnet_b0": 5_288_548}
@@ -147,3 +149,10 @@ def test_a_convolution_without_gain_is_left_alone():
     before = plain.weight.clone()
     compensate_padding(plain, 3, nn.ReLU)
     assert torch.equal(plain.weight, before)
+
+
+def test_squeeze_and_excitation_is_torchvisions():
+    ours, theirs = SqueezeExcitation(6, 2, nn.SiLU()), published_ops.SqueezeExcitation(6, 2, activation=nn.SiLU)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 5, 7)
+    assert torch.equal(ours(x), theirs(x))
