@@ -17,11 +17,36 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.light_sites import LightSite, Recorded, Seen, run_sites
-from fedwon.common.pki import Credentials
+from fedwon.common.certificates import read_certificate
+from fedwon.common.pki import Credentials, fingerprint, new_key, request, sign_request
 from fedwon.server.open_files import allow_open_files
+from fedwon.server.peers import serial_of
+from fedwon.server.serving import Home
+from fedwon.server.sites import note_enrolled
+from fedwon.server.store import CertificateRow
 
 Enrolled = Sequence[tuple[str, Credentials]]
 """Sites by name, with their certificates."""
+
+
+def enrol(home: Home, names: Sequence[str]) -> Enrolled:
+    """Give sites certificates as joining does, in one transaction and without the wire: a thousand take two seconds.
+
+    Args:
+        home: a server's folder; the server need not run, and may.
+        names: of the sites.
+    """
+    authority, mark, enrolled = home.authority, fingerprint(home.authority.pem), []
+    with home.store.session() as session:
+        for name in names:
+            key = new_key()
+            pem = sign_request(authority, request(name, key), name)
+            certificate = read_certificate(pem, "the new certificate")
+            serial, ends = serial_of(certificate), certificate.not_valid_after_utc
+            session.add(CertificateRow(serial=serial, site=name, expires=ends, authority=mark, pem=pem))
+            note_enrolled(session, name, ends)
+            enrolled.append((name, Credentials(authority.pem, pem, key)))
+    return enrolled
 
 
 @dataclass(frozen=True)
