@@ -117,9 +117,10 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     _, final = run.last()
     evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
     grid.wait_for_sites(0)  # raises Stopped: a server that goes down has no sites left that could have answered
-    for score in evaluation.scores:
-        values = {"correct": score.correct, "examples": score.examples, "loss": score.loss}
-        run.measured(rounds, score.site, {f"{score.part}-{key}": value for key, value in values.items()})
+    with run.together():
+        for score in evaluation.scores:
+            values = {"correct": score.correct, "examples": score.examples, "loss": score.loss}
+            run.measured(rounds, score.site, {f"{score.part}-{key}": value for key, value in values.items()})
     path = run.finish("finished")
     grid.run_ended(run.id, "finished")
     if path is None:
