@@ -71,10 +71,11 @@ class Recorded:
         """Answer an offer."""
         del site
         numbers = {f"validation-{key}": float(IMAGES) for key in ("correct", "examples", "loss")}
+        numbers["num-examples"] = float(IMAGES)
         if offer.kind != "train":
             return Answer((_metrics(numbers),))
-        numbers |= {"num-examples": float(IMAGES), "train-loss": 1.0}
-        return Answer((pb.Record(name="arrays", arrays=self._arrays), _metrics(numbers)), self.payload)
+        arrays = pb.Record(name="arrays", arrays=self._arrays)
+        return Answer((arrays, _metrics({**numbers, "train-loss": 1.0})), self.payload)
 
 
 def _metrics(numbers: dict[str, float]) -> pb.Record:
