@@ -40,13 +40,11 @@ from benchmarks.light_processes import Enrolled, LightProcesses, enrol
 from benchmarks.light_sites import Seen
 from fedwon.common.arrays import write_record
 from fedwon.common.config import dump, parse
-from fedwon.common.model_file import network
-from fedwon.common.network_state import record_of
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.config import ServerConfig
 from fedwon.server.serving import CONFIG_NAME, Home
-from fedwon.server.store import RoundRow, Store, TaskRow
+from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 
 RESULT = Path(__file__).resolve().parent / "results" / "sessions.json"
 BIN = Path(sys.executable).parent
@@ -163,6 +161,9 @@ def federation(
 
 def _payload(folder: Path) -> Path:
     """Write an update: the model with noise."""
+    from fedwon.common.model_file import network  # torch: not in the processes of the sites, which import this module
+    from fedwon.common.network_state import record_of
+
     path, rng = folder / "update.safetensors", np.random.default_rng(1)
     config = parse(RunConfig, run_settings(1, 1), "the benchmark")
     model = record_of(network(TaskConfig.of(config, run="many", server_round=0, classes=tuple("0123"))))
@@ -283,8 +284,23 @@ def _database(folder: Path) -> dict[str, Any]:
         states = select(TaskRow.round, TaskRow.state, func.count()).group_by(TaskRow.round, TaskRow.state)
         tasks = {f"round {number}: {state}": count for number, state, count in session.execute(states)}
         seconds = {row.number: row.seconds for row in session.scalars(select(RoundRow)) if row.number}
+        last = select(func.count()).where(
+            MetricRow.round == max(seconds, default=0), MetricRow.key == "validation-loss"
+        )
+        evaluated = session.scalar(last)
     store.close()
-    return {"tasks": tasks, "round_seconds": seconds}
+    return {"tasks": tasks, "round_seconds": seconds, "evaluated": evaluated, "commands": _commands(folder)}
+
+
+def _commands(folder: Path) -> dict[str, Any]:
+    """Return what an operator's commands take and print; most of their time is the start of a process."""
+    found = {}
+    for name in ("status", "sites"):
+        began = time.monotonic()
+        arguments = [BIN / "fedwon-server", name, "--dir", folder]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        found[name] = {"seconds": time.monotonic() - began, "lines": done.stdout.count("\n")}
+    return found
 
 
 def _percentiles(values: Sequence[float], name: str) -> dict[str, float]:
@@ -339,6 +355,8 @@ def page(result: Mapping[str, Any]) -> str:
         lines.append(f"| {step['sites']} | {step['memory_mb']:.0f} | {step['files']} | {step['threads']} |")
     for row in measured:
         lines.append(f"\n{row['sites']} sites, tasks in the end: {row.get('database', {}).get('tasks', 'it broke')}")
+        lines.append(f"sites that measured the final model: {row.get('database', {}).get('evaluated')}")
+        lines.append(f"commands: {row.get('database', {}).get('commands')}")
         lines.append(f"failures that were tried again: {row.get('failures', row.get('failures_seen'))}")
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from fedwon.models import local_names
 from fedwon.server.aggregation import average
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
+from fedwon.server.naming import listed
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, Survey, node_id_of
 
@@ -171,7 +172,7 @@ class FedWon(FedAvg):
     def _repeat(self, number: int, accepted: dict[str, Accepted]) -> dict[str, Missing]:
         """Ask the sites again whose answers do not count; return which are missing still, and why."""
         asked = {site: message for site, message in self._sent.items() if site not in accepted}
-        logger.warning("round %d has too few answers; asking again: %s", number, ", ".join(sorted(asked)))
+        logger.warning("round %d has too few answers; asking again: %s", number, listed(sorted(asked)))
         self._note_sent(asked)
         timeout = self.tracked.config.participation.deadline_seconds
         more, missing = self._answers.collect(
@@ -190,7 +191,7 @@ class FedWon(FedAvg):
         reason = (
             f"Round {number} of {self.tracked.id} has {len(accepted)} usable updates of {self._needed()} needed "
             f"({settings.retries} repetitions); missing: "
-            + "; ".join(f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing))
+            + listed([f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing)], between="; ")
             + "."
         )
         if settings.pause_seconds is None:
