@@ -33,6 +33,7 @@ from fedwon.server.session import SiteSession
 from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
 from fedwon.server.transfers import Upload, moving, read_chunks
+from fedwon.server.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class FederationService(rpc.FederationServicer):
         self.liveness = Liveness(hub.heartbeat_seconds)
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
+        self._turns = Turns()
         self._noting: Gathering[sites.Move, None] = Gathering(lambda moves: sites.noted(store, moves))
 
     @guarded
@@ -172,6 +174,7 @@ class FederationService(rpc.FederationServicer):
         """Send a model by digest, from an offset; a site that reads slowly costs the memory of one chunk."""
         try:
             peer = await self._admitted(context)
+            await self._turns.take(peer.site, context)
             task, blob = self._fetchable(peer.site, request.digest)
             async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
                 async for data in chunks:
@@ -195,6 +198,7 @@ class FederationService(rpc.FederationServicer):
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
         """Take the outcome of a task: a header, then its arrays from the offset that is here already."""
         site = (await self._admitted(context)).site
+        await self._turns.take(site, context)
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("body") != "header":
             raise Refused("A submission begins with its header.")
