@@ -51,14 +51,19 @@ BIN = Path(sys.executable).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = {"name": "digit_cnn", "width": 0.15}
 """1.07 MB with four classes."""
-PATIENCE, SETTLE = 240.0, 2.0
+SETTLE = 2.0
 HEARTBEAT = 5.0
 """A third of the default: three times as many heartbeats for their percentiles."""
 
 
+def patience(sites: int) -> float:
+    """Return the seconds after which a step is given up: some thirty times what it takes on two cores."""
+    return 240.0 + 0.2 * sites
+
+
 def run_settings(sites: int, rounds: int) -> dict[str, Any]:
     """Return a run that begins when so many sites are connected and counts only when all have answered."""
-    participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": 3 * PATIENCE}
+    participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": 3 * patience(sites)}
     return {
         "name": "many", "rounds": rounds, "model": MODEL, "images": {"channels": 1}, "participation": participation,
     }  # fmt: skip
@@ -179,7 +184,7 @@ def steps(folder: Path, count: int, **how: int) -> list[dict[str, float]]:
         for share in (0, count // 10, count // 2, count):
             if share:
                 fleet.connect(share)
-                if not fleet.wait("connected", share, PATIENCE):
+                if not fleet.wait("connected", share, patience(count)):
                     raise SystemExit(f"of {share} sites {fleet.look()['connected']} are connected: {fleet.look()}")
             time.sleep(SETTLE)
             found.append({"sites": share, **server.look()})
@@ -191,20 +196,20 @@ def lives(folder: Path, count: int, idle: float, **how: int) -> dict[str, Any]:
     with federation(folder, f"lives-{count}", count, rounds=2, **how) as (server, fleet):
         before = server.look()
         began = fleet.connect(count - 1)
-        if not fleet.wait("connected", count - 1, PATIENCE):
+        if not fleet.wait("connected", count - 1, patience(count)):
             return {"broke": "storm", **fleet.look(), "failures_seen": _failures(fleet.seen())}
         result: dict[str, Any] = {"storm": _storm(fleet.seen(), began, before, server.look())}
         result["idle"] = _idle(server, fleet, idle)
         before, began = server.look(), fleet.connect(count)
-        if not fleet.wait("committed", count, PATIENCE):
+        if not fleet.wait("committed", count, patience(count)):
             return {**result, "broke": "round", **fleet.look(), "failures_seen": _failures(fleet.seen())}
         result["round"] = _round(fleet.seen(), began, before, server.look())
-        if not fleet.wait("handed_in", count + count // 2, PATIENCE):
+        if not fleet.wait("handed_in", count + count // 2, patience(count)):
             return {**result, "broke": "second round", **fleet.look()}
         crashed = time.monotonic()
         server.crash()
         back = time.monotonic()
-        finished = server.ends_within(PATIENCE)
+        finished = server.ends_within(patience(count))
         result["crash"] = _crash(fleet.seen(), crashed, back, server, finished=finished)
         result["failures"] = _failures(fleet.seen())
         result["database"] = _database(server.folder)
