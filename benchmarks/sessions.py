@@ -57,7 +57,7 @@ HEARTBEAT = 5.0
 
 
 def patience(sites: int) -> float:
-    """Return the seconds after which a step is given up: some thirty times what it takes on two cores."""
+    """Return the seconds after which a step is given up: many times what it takes on two cores."""
     return 240.0 + 0.2 * sites
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -68,6 +69,25 @@ async def test_who_is_slow_holds_nobody_up():
     await settled()
     assert not more[1].done()
     more[1].cancel()
+
+
+@course
+async def test_turns_last_while_the_event_loop_is_behind_but_not_for_ever():
+    turns = Turns(at_once=1, seconds=0.2)
+    _, taking = begun(turns, "a", "b")
+    await settled()
+    time.sleep(0.5)  # noqa: ASYNC251  # the loop is late for the end of the turn
+    await settled()
+    assert [task.done() for task in taking] == [True, False]
+    await asyncio.wait_for(taking[1], 10)  # now it keeps up
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedwon.server.turns.LONGEST", 0.1)
+        late = Turns(at_once=1, seconds=0.2)
+        _, taking = begun(late, "a", "b")
+        await settled()
+        time.sleep(0.5)  # noqa: ASYNC251
+        await settled()
+        assert [task.done() for task in taking] == [True, True]
 
 
 @course
