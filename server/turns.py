@@ -81,6 +81,7 @@ class _Turn:
             self.end()
 
     def end(self, _: object = None) -> None:
+        """Give the turn back, unless it was."""
         if not self._ended:
             self._ended = True
             self._timer.cancel()
