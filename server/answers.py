@@ -136,10 +136,11 @@ class Answers:
     def _answered(self, number: int, site: str, task: Message, metrics: Mapping[str, float]) -> None:
         name, trained = task.metadata.message_id, round_of(task)
         cost = self._grid.traffic(name)
-        self._run.settled(name, "received", cost=cost)
         looked = {key: value for key, value in metrics.items() if key.startswith("validation")}
-        self._run.measured(trained - 1, site, looked)
-        self._run.measured(trained, site, {key: value for key, value in metrics.items() if key not in looked})
+        with self._run.together():
+            self._run.settled(name, "received", cost=cost)
+            self._run.measured(trained - 1, site, looked)
+            self._run.measured(trained, site, {key: value for key, value in metrics.items() if key not in looked})
         self._run.tell(SiteAnswered(number, site, metrics, trained - 1, cost.seconds, cost.bytes_down, cost.bytes_up))
 
     def _note_images(self, site: str, text: str) -> None:

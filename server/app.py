@@ -12,6 +12,7 @@ from fedwon.common.flower import host_app
 from fedwon.common.run_config import RunConfig
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener, RunStarted
+from fedwon.server.naming import listed
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid
 from fedwon.server.starting import check_start
@@ -51,8 +52,8 @@ def agree_on_classes(config: RunConfig, grid: SiteGrid) -> tuple[str, ...]:
     names = sorted({name for survey in surveys.values() for name in survey})
     if len(names) < 2:
         raise ClassMismatch(
-            f"The connected sites ({', '.join(surveys) or 'none'}) have {len(names)} classes between them; two are the "
-            "least that can be learnt."
+            f"The connected sites ({listed(list(surveys)) or 'none'}) have {len(names)} classes between them; "
+            "two are the least that can be learnt."
         )
     return tuple(names)
 
@@ -117,9 +118,10 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     _, final = run.last()
     evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
     grid.wait_for_sites(0)  # raises Stopped: a server that goes down has no sites left that could have answered
-    for score in evaluation.scores:
-        values = {"correct": score.correct, "examples": score.examples, "loss": score.loss}
-        run.measured(rounds, score.site, {f"{score.part}-{key}": value for key, value in values.items()})
+    with run.together():
+        for score in evaluation.scores:
+            values = {"correct": score.correct, "examples": score.examples, "loss": score.loss}
+            run.measured(rounds, score.site, {f"{score.part}-{key}": value for key, value in values.items()})
     path = run.finish("finished")
     grid.run_ended(run.id, "finished")
     if path is None:

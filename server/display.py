@@ -26,10 +26,15 @@ from fedwon.server.events import (
     SiteFailed,
     SiteNoted,
 )
+from fedwon.server.naming import listed
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1e6
+MOST_ROWS = 50
+"""Rows of the live table, which is drawn four times a second."""
+COURSE = 8
+"""Rounds whose accuracy it shows."""
 
 
 def log_event(event: Event) -> None:
@@ -38,7 +43,7 @@ def log_event(event: Event) -> None:
         case RunStarted():
             logger.info("run %s: round %d of %d is next", event.run, event.done + 1, event.rounds)
         case RoundStarted():
-            logger.info("round %d: %s", event.number, ", ".join(event.sites))
+            logger.info("round %d: %s", event.number, listed(event.sites))
         case SiteAnswered():
             logger.info("round %d: %s", event.number, _sentence(event), extra={"site": event.site})
         case SiteFailed():
@@ -107,10 +112,11 @@ class LiveTable:
     def _answered(self, event: SiteAnswered) -> None:
         course = self._course.setdefault(event.site, [])
         course.append(_accuracy(event).removesuffix(" %"))
+        del course[:-COURSE]
         self._rows.setdefault(event.site, {}).update(
             state="done",
             round=str(event.number),
-            accuracy=" ".join(course[-8:]),
+            accuracy=" ".join(course),
             loss=f"{event.metrics['validation-loss']:.3f}",
             bytes=f"{event.bytes_down / MEGABYTE:.2f} / {event.bytes_up / MEGABYTE:.2f}",
             seconds=f"{event.seconds:.1f}",
@@ -130,10 +136,18 @@ class LiveTable:
         }
         for heading in columns.values():
             table.add_column(heading)
-        for site in sorted(self._rows):
+        for site in sorted(self._shown()):
             row = {"site": site, **self._rows[site]}
             table.add_row(*(Text(row.get(key, "")) for key in columns))
+        if len(self._rows) > MOST_ROWS:
+            table.caption = f"and {len(self._rows) - MOST_ROWS} sites more"
         return table
+
+    def _shown(self) -> list[str]:
+        """Return the sites that have a row: where there are too many, those first that are not done."""
+        if len(self._rows) <= MOST_ROWS:
+            return list(self._rows)
+        return sorted(self._rows, key=lambda site: (self._rows[site].get("state") == "done", site))[:MOST_ROWS]
 
 
 @contextmanager

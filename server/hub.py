@@ -19,6 +19,7 @@ from fedwon.common.arrays import Blob
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.session import SiteSession
+from fedwon.server.task_book import TaskBook
 from fedwon.server.transfers import Patience
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Hub:
     def __init__(self, heartbeat_seconds: float) -> None:
         self.heartbeat_seconds = heartbeat_seconds
         self.sessions: dict[str, SiteSession] = {}
-        self.tasks: dict[str, Task] = {}
+        self.tasks: TaskBook[Task] = TaskBook()
         self.spool: Path | None = None
         self.away_seconds: float | None = None
         self.stopped = False
@@ -119,8 +120,8 @@ class Hub:
 
     def _remind(self, session: SiteSession) -> None:
         """Repeat what a site may have missed while it was away."""
-        for task in self.tasks.values():
-            if task.site == session.site and not task.done:
+        for task in self.tasks.of_site(session.site):
+            if not task.done:
                 session.outgoing.put_nowait(pb.FromServer(offer=task.offer))
         for name in sorted(session.held - self.tasks.keys()) if self._asked else ():
             cancel = pb.Cancel(task_id=name, reason="the round closed while this site was away")
@@ -147,9 +148,8 @@ class Hub:
         if self._left.get(site) != left or self.away_seconds is None:
             return  # it came back; if it has left again, another watch runs
         reason = f"the site has had no connection for {self.away_seconds:g} s"
-        for task in self.tasks.values():
-            if task.site == site:
-                self.complete(task, Answer(task.offer.task_id, error=reason))
+        for task in self.tasks.of_site(site):
+            self.complete(task, Answer(task.offer.task_id, error=reason))
 
     def _notify(self) -> None:
         self._changed.set()
@@ -206,9 +206,9 @@ class Hub:
         self._settle_barred()
 
     def _settle_barred(self) -> None:
-        for task in self.tasks.values() if self._barred else ():
-            if task.site in self._barred:
-                self.complete(task, Answer(task.offer.task_id, error=self._barred[task.site]))
+        for site, reason in self._barred.items():
+            for task in self.tasks.of_site(site):
+                self.complete(task, Answer(task.offer.task_id, error=reason))
 
     def withdraw(self, task_ids: Iterable[str], reason: str) -> list[Task]:
         """Forget tasks that nobody waits for any more, and tell the sites that still work on one."""
@@ -224,9 +224,11 @@ class Hub:
 
         A site that was away when an earlier round ended hears now that it need not keep that outcome either.
         """
-        gone = self.withdraw(task_ids, "the round has closed")
+        gone: dict[str, set[str]] = {}
+        for task in self.withdraw(task_ids, "the round has closed"):
+            gone.setdefault(task.site, set()).add(task.offer.task_id)
         for site, session in self.sessions.items():
-            over = {task.offer.task_id for task in gone if task.site == site} | (session.held - self.tasks.keys())
+            over = gone.get(site, set()) | (session.held - self.tasks.keys())
             session.held &= self.tasks.keys()
             if over:
                 committed = pb.Committed(run=run, round=number, task_ids=sorted(over))
@@ -269,8 +271,8 @@ class Hub:
             Refused: none of its tasks is about that model.
             LinkError: nothing has been asked since the server started.
         """
-        for task in self.tasks.values():
-            if task.site == site and task.blob is not None and task.blob.digest == digest:
+        for task in self.tasks.of_site(site):
+            if task.blob is not None and task.blob.digest == digest:
                 return task, task.blob
         self._check_asked()
         raise Refused(f"No task of site {site} is about the model {digest[:12]}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,15 +22,15 @@ from fedwon.common.files import remove_leftovers
 from fedwon.common.model_file import describe
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
+from fedwon.server.bookkeeping import Bookkeeping
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
 from fedwon.server.retention import let_go, prune_quarantine
-from fedwon.server.site_grid import Traffic
 from fedwon.server.starting import initial_weights
-from fedwon.server.store import MetricRow, RunRow, Store, TaskRow, newest_runs, now
+from fedwon.server.store import RunRow, Store, newest_runs, now
 
 
-class Run:
+class Run(Bookkeeping):
     """One run.
 
     Args:
@@ -51,7 +51,8 @@ class Run:
         classes: Sequence[str],
         listeners: Sequence[Listener] = (),
     ) -> None:
-        self.store, self.id, self.config, self.classes = store, run_id, config, tuple(classes)
+        super().__init__(store, run_id)
+        self.config, self.classes = config, tuple(classes)
         self.folder = root / "runs" / run_id
         self.spool, self.quarantine = self.folder / "spool", self.folder / "quarantine"
         self.checkpoints = Checkpoints(store, run_id, self.folder)
@@ -190,34 +191,6 @@ class Run:
         self.make_folders()
         self.checkpoints.fall_back()
         self.set_state("running")
-
-    def sent(self, task_id: str, number: int, site: str, kind: str) -> None:
-        """Note that a site was asked, or asked again."""
-        row = TaskRow(id=task_id, run=self.id, round=number, site=site, kind=kind, state="sent", reason="")
-        with self.store.session() as session:
-            session.merge(row)
-
-    def settled(self, task_id: str, state: str, *, reason: str = "", cost: Traffic | None = None) -> None:
-        """Note what came of a task.
-
-        Args:
-            task_id: the task.
-            state: "received", "averaged", "refused", "failed" or "late".
-            reason: why, where it did not go well.
-            cost: what it cost; what was noted before stays without it.
-        """
-        with self.store.session() as session:
-            row = session.get(TaskRow, task_id)
-            if row is not None:
-                row.state, row.reason = state, reason
-                if cost is not None:
-                    row.bytes_down, row.bytes_up, row.seconds = cost.bytes_down, cost.bytes_up, cost.seconds
-
-    def measured(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
-        """Keep what a site measured on the global model of a round."""
-        with self.store.session() as session:
-            for key, value in metrics.items():
-                session.merge(MetricRow(run=self.id, round=number, site=site, key=key, value=float(value)))
 
     def quarantined(self, path: Path) -> Path:
         """Keep a refused update for inspection; return where it is.

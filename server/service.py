@@ -25,6 +25,7 @@ from fedwon.common.wire.records import blob_of
 from fedwon.server import sites
 from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import Trust
+from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Answer, Hub, Task
 from fedwon.server.peers import Peer, peer_of
@@ -32,6 +33,7 @@ from fedwon.server.session import SiteSession
 from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
 from fedwon.server.transfers import Upload, moving, read_chunks
+from fedwon.server.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ class FederationService(rpc.FederationServicer):
         self.liveness = Liveness(hub.heartbeat_seconds)
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
-        self._noting = asyncio.Lock()
+        self._turns = Turns()
+        self._noting: Gathering[sites.Move, None] = Gathering(lambda moves: sites.noted(store, moves))
 
     @guarded
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
@@ -116,18 +119,15 @@ class FederationService(rpc.FederationServicer):
 
     async def _note_connected(self, session: SiteSession, version: str) -> None:
         data = {name: dict(parts) for name, parts in session.survey.items()}
-        async with self._noting:
-            await asyncio.to_thread(sites.connected, self._store, session.site, version[:LONGEST_VERSION], data)
+        await self._noting.do(sites.Arrival(session.site, version[:LONGEST_VERSION], data))
         logger.info("site connected", extra={"site": session.site, "version": version[:LONGEST_VERSION]})
 
     async def _note_gone(self, site: str) -> None:
         logger.info("site disconnected", extra={"site": site})
-        async with self._noting:  # so that a site that is back at once is not noted as gone after that
-            if site not in self._hub.sessions:
-                try:
-                    await asyncio.to_thread(sites.disconnected, self._store, site)
-                except StorageError as error:  # a site that is gone cannot be told
-                    logger.warning("that site %s is gone could not be noted: %s", site, error.message)
+        try:
+            await self._noting.do(sites.Departure(site))  # in order: a site that is back at once comes after it
+        except StorageError as error:  # a site that is gone cannot be told
+            logger.warning("that site %s is gone could not be noted: %s", site, error.message)
 
     async def _converse(self, session: SiteSession, context: Context) -> None:
         reading = asyncio.create_task(self._listen(session, context))
@@ -174,6 +174,7 @@ class FederationService(rpc.FederationServicer):
         """Send a model by digest, from an offset; a site that reads slowly costs the memory of one chunk."""
         try:
             peer = await self._admitted(context)
+            await self._turns.take(peer.site, context)
             task, blob = self._fetchable(peer.site, request.digest)
             async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
                 async for data in chunks:
@@ -186,15 +187,18 @@ class FederationService(rpc.FederationServicer):
 
     def _fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
         """Return a model of a site's own task, and note it where one asks for another's."""
-        others = [task for task in self._hub.tasks.values() if task.blob is not None and task.blob.digest == digest]
-        if others and not any(task.site == site for task in others):
-            self.refusals.note("another site's task", site, f"asked for the model {digest[:12]}")
-        return self._hub.fetchable(site, digest)
+        try:
+            return self._hub.fetchable(site, digest)
+        except Refused:
+            if self._hub.tasks.about(digest):
+                self.refusals.note("another site's task", site, f"asked for the model {digest[:12]}")
+            raise
 
     @guarded
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:  # noqa: N802
         """Take the outcome of a task: a header, then its arrays from the offset that is here already."""
         site = (await self._admitted(context)).site
+        await self._turns.take(site, context)
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("body") != "header":
             raise Refused("A submission begins with its header.")

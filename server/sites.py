@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from fedwon.common.errors import Refused, TokenExpired, TokenUsed
@@ -116,8 +117,54 @@ def check_enrolled(store: Store, site: str) -> None:
 def _enrolled_row(session: Session, site: str) -> Site:
     row = session.scalars(select(Site).where(Site.name == site)).first()
     if row is None:
-        raise Refused(f"No site `{site}` has enrolled with this server.")
+        raise _unknown(site)
     return row
+
+
+def _unknown(site: str) -> Refused:
+    return Refused(f"No site `{site}` has enrolled with this server.")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A site has opened a session.
+
+    Attributes:
+        version: what its client said.
+        data: how many images it has, by class and part.
+    """
+
+    site: str
+    version: str
+    data: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A site's session has ended, and it has no other."""
+
+    site: str
+
+
+Move = Arrival | Departure
+
+
+def noted(store: Store, moves: Sequence[Move]) -> list[Refused | None]:
+    """Note who has come and gone, in this order and in one transaction.
+
+    Returns:
+        For each, None, or that a site that has come has not enrolled here.
+    """
+    names = {move.site for move in moves}
+    with store.session() as session:
+        rows = {row.name: row for row in session.scalars(select(Site).where(Site.name.in_(names)))}
+        for move in moves:
+            if (row := rows.get(move.site)) is None:
+                continue
+            row.connected = isinstance(move, Arrival)
+            if isinstance(move, Arrival):
+                row.last_seen, row.version, row.data = now(), move.version, move.data
+    return [_unknown(move.site) if isinstance(move, Arrival) and move.site not in rows else None for move in moves]
 
 
 def connected(store: Store, site: str, version: str, data: dict[str, dict[str, int]]) -> None:
@@ -126,16 +173,15 @@ def connected(store: Store, site: str, version: str, data: dict[str, dict[str, i
     Raises:
         Refused: no site of that name has enrolled here.
     """
-    with store.session() as session:
-        row = _enrolled_row(session, site)
-        row.connected, row.last_seen, row.version, row.data = True, now(), version, data
+    if (refusal := noted(store, [Arrival(site, version, data)])[0]) is not None:
+        raise refusal
 
 
 def seen(store: Store, moments: Iterable[tuple[str, datetime]]) -> None:
     """Note when sites were last heard of, in one transaction."""
+    changed = update(Site).where(Site.name == bindparam("site")).values(last_seen=bindparam("moment"))
     with store.session() as session:
-        for site, moment in moments:
-            session.execute(update(Site).where(Site.name == site).values(last_seen=moment))
+        session.connection().execute(changed, [{"site": site, "moment": moment} for site, moment in moments])
 
 
 def disconnected(store: Store, site: str | None = None) -> None:

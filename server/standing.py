@@ -20,6 +20,7 @@ from fedwon.common.certificates import read_certificate
 from fedwon.common.errors import Refused, Revoked, StorageError
 from fedwon.common.pki import Authority, fingerprint, sign_request
 from fedwon.server.auditing import operator
+from fedwon.server.gathering import Gathering
 from fedwon.server.peers import Peer, serial_of
 from fedwon.server.sites import note_enrolled
 from fedwon.server.store import AuditRow, CertificateRow, Site, Store, Token, now
@@ -153,16 +154,29 @@ def _refusal(site: str, moment: datetime | None, reason: str) -> str:
     return f"The certificate of site `{site}` was revoked at {when} UTC: {reason}."
 
 
-def _check(session: Session, peer: Peer) -> CertificateRow | None:
+Revocation = tuple[datetime | None, str]
+"""When something was revoked, and why; None: it was not."""
+
+
+def _check(session: Session, peer: Peer) -> None:
     site = session.scalars(select(Site).where(Site.name == peer.site)).first()
-    if site is None:
-        raise Refused(f"No site `{peer.site}` has enrolled with this server.")
     row = session.get(CertificateRow, peer.serial)
-    if row is not None and row.revoked is not None:
-        raise Revoked(_refusal(peer.site, row.revoked, row.reason))
-    if row is None and site.revoked is not None and peer.issued <= site.revoked:
-        raise Revoked(_refusal(peer.site, site.revoked, site.reason))
-    return row
+    refusal = _refused(
+        peer, None if site is None else (site.revoked, site.reason), None if row is None else (row.revoked, row.reason)
+    )
+    if refusal is not None:
+        raise refusal
+
+
+def _refused(peer: Peer, site: Revocation | None, certificate: Revocation | None) -> Refused | None:
+    """Return why a caller's certificate does not count, or None, by the rows of the two; None: there is no such row."""
+    if site is None:
+        return Refused(f"No site `{peer.site}` has enrolled with this server.")
+    if certificate is not None:
+        moment, reason = certificate
+        return None if moment is None else Revoked(_refusal(peer.site, moment, reason))
+    moment, reason = site
+    return None if moment is None or peer.issued > moment else Revoked(_refusal(peer.site, moment, reason))
 
 
 class Standing:
@@ -175,6 +189,7 @@ class Standing:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: set[str] = set()
+        self._looking = Gathering(self._looked_up)
         self.void = Void({}, {}, {})
 
     async def check(self, peer: Peer) -> None:
@@ -184,19 +199,28 @@ class Standing:
             Refused: it does not.
         """
         try:
-            await asyncio.to_thread(self._check, peer)
+            await self._looking.do(peer)
         except StorageError as error:
             logger.warning("whether site %s is revoked cannot be looked up: %s", peer.site, error.message)
             if (text := self.refusal(peer)) is not None:
                 raise Revoked(text) from None
 
-    def _check(self, peer: Peer) -> None:
+    def _looked_up(self, peers: Sequence[Peer]) -> list[Refused | None]:
+        """Look at the certificates of several callers; returns for each the refusal, or None."""
+        sites, serials = {peer.site for peer in peers}, {peer.serial for peer in peers}
         with self._store.session() as session:
-            row = _check(session, peer)
-            if row is not None and row.used is None:
-                row.used = now()
-        if row is not None:
-            self._known.add(peer.serial)
+            query = select(Site.name, Site.revoked, Site.reason).where(Site.name.in_(sites))
+            revoked = {name: (moment, reason) for name, moment, reason in session.execute(query)}
+            columns = CertificateRow.serial, CertificateRow.revoked, CertificateRow.reason, CertificateRow.used
+            rows = session.execute(select(*columns).where(CertificateRow.serial.in_(serials))).all()
+            held = {serial: (moment, reason) for serial, moment, reason, _ in rows}
+            found = [_refused(peer, revoked.get(peer.site), held.get(peer.serial)) for peer in peers]
+            counting = {peer.serial for peer, refusal in zip(peers, found, strict=True) if refusal is None}
+            first = [serial for serial, _, _, used in rows if used is None and serial in counting]
+            if first:
+                session.execute(update(CertificateRow).where(CertificateRow.serial.in_(first)).values(used=now()))
+        self._known |= counting & held.keys()
+        return found
 
     def refusal(self, peer: Peer) -> str | None:
         """Return why a certificate does not count, by what was last known, or None."""

@@ -24,6 +24,7 @@ from fedwon.models import local_names
 from fedwon.server.aggregation import average
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
+from fedwon.server.naming import listed
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, Survey, node_id_of
 
@@ -122,18 +123,20 @@ class FedWon(FedAvg):
             with self.tracked.paused(f"it waits until {minimum} sites are connected"):
                 self._grid.wait_for_sites(minimum)
 
-    def _ask(self, number: int, sites: Iterable[str]) -> None:
+    def _ask(self, number: int, sites: Sequence[str]) -> None:
         """Make tasks of a round for these sites."""
         for site in sites:
             message = Message(self._content, dst_node_id=node_id_of(site), message_type="train", group_id=str(number))
             set_message_id(message, task_id(self.tracked.id, number, "train", site))
             self._surveys[site] = self._grid.survey(site)
             self._sent[site] = message
-            self._note_sent(site)
+        self._note_sent(sites)
 
-    def _note_sent(self, site: str) -> None:
-        task = self._sent[site]
-        self.tracked.sent(task.metadata.message_id, round_of(task), site, "train")
+    def _note_sent(self, sites: Iterable[str]) -> None:
+        with self.tracked.together():
+            for site in sites:
+                task = self._sent[site]
+                self.tracked.sent(task.metadata.message_id, round_of(task), site, "train")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -169,9 +172,8 @@ class FedWon(FedAvg):
     def _repeat(self, number: int, accepted: dict[str, Accepted]) -> dict[str, Missing]:
         """Ask the sites again whose answers do not count; return which are missing still, and why."""
         asked = {site: message for site, message in self._sent.items() if site not in accepted}
-        logger.warning("round %d has too few answers; asking again: %s", number, ", ".join(sorted(asked)))
-        for site in asked:
-            self._note_sent(site)
+        logger.warning("round %d has too few answers; asking again: %s", number, listed(sorted(asked)))
+        self._note_sent(asked)
         timeout = self.tracked.config.participation.deadline_seconds
         more, missing = self._answers.collect(
             number, asked, self._grid.send_and_receive(list(asked.values()), timeout=timeout)
@@ -189,7 +191,7 @@ class FedWon(FedAvg):
         reason = (
             f"Round {number} of {self.tracked.id} has {len(accepted)} usable updates of {self._needed()} needed "
             f"({settings.retries} repetitions); missing: "
-            + "; ".join(f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing))
+            + listed([f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing)], between="; ")
             + "."
         )
         if settings.pause_seconds is None:
@@ -209,8 +211,9 @@ class FedWon(FedAvg):
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         stored = self.tracked.commit(number, whole, seconds=time.monotonic() - self._started, sites=sites)
-        for site in sites:
-            self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
+        with self.tracked.together():
+            for site in sites:
+                self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
         self._close(number, missing)
         return stored, metrics
 

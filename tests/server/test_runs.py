@@ -287,6 +287,32 @@ def test_measurements_are_kept_once(make_run, store):
     assert {row.key: row.value for row in rows(store, MetricRow)} == {"loss": 0.5, "n": 3.0}
 
 
+def test_what_is_noted_together_stands_together(make_run, store):
+    run = make_run()
+
+    def broken_off():
+        with run.together():
+            run.sent("t", 1, "a", "train")
+            run.measured(1, "a", {"loss": 1.0})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
+    assert (rows(store, TaskRow), rows(store, MetricRow)) == ([], [])
+    with run.together():
+        for name in ("a", "b"):
+            run.sent(f"t-{name}", 1, name, "train")
+            run.settled(f"t-{name}", "received", cost=Traffic(1, 2, 3.5))
+            run.measured(1, name, {"loss": 1.0})
+    assert [(row.id, row.state, row.bytes_up) for row in rows(store, TaskRow)] == [
+        ("t-a", "received", 2),
+        ("t-b", "received", 2),
+    ]
+    assert len(rows(store, MetricRow)) == 2
+    run.settled("t-a", "averaged")  # and afterwards each stands for itself again
+    assert rows(store, TaskRow)[0].state == "averaged"
+
+
 def flip(path, at=-1):
     content = bytearray(path.read_bytes())
     content[at] ^= 1

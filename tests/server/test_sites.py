@@ -106,6 +106,26 @@ def test_coming_and_going(store):
     assert not any(row.connected for row in rows(store, Site))
 
 
+def test_who_comes_and_goes_at_once_is_noted_in_order(store):
+    for name in ("a", "b", "c"):
+        sites.enrolled(store, name, now())
+    data = {"good": {"train": 3}}
+    moves = [
+        sites.Arrival("a", "0.1.0", data),
+        sites.Arrival("b", "0.1.0", {}),
+        sites.Departure("a"),
+        sites.Arrival("stranger", "0.1.0", {}),
+        sites.Departure("c"),
+        sites.Departure("nobody"),
+        sites.Departure("b"),
+        sites.Arrival("b", "0.2.0", data),
+    ]
+    outcomes = sites.noted(store, moves)
+    assert [move.site for move, outcome in zip(moves, outcomes, strict=True) if outcome is not None] == ["stranger"]
+    kept = {row.name: (row.connected, row.version, row.data) for row in rows(store, Site)}
+    assert kept == {"a": (False, "0.1.0", data), "b": (True, "0.2.0", data), "c": (False, None, None)}
+
+
 def test_tokens_and_certificates_are_audited(store):
     sites.make_token(store, "line-1", hours=2)
     sites.enrolled(store, "line-1", now())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from datetime import timedelta
@@ -36,7 +37,7 @@ def as_peer(site: str, pem: bytes) -> Peer:
 
 def check(store, peer):
     looked = Standing(store)
-    looked._check(peer)
+    asyncio.run(looked.check(peer))
     return looked
 
 

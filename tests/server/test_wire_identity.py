@@ -114,11 +114,11 @@ async def test_while_the_database_cannot_be_read_what_was_known_counts(running):
     looked = standing.Standing(running.home.store)
     await looked.refresh()
 
-    def broken(session, peer):
+    def broken():
         raise StorageError("locked")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(standing, "_check", broken)
+        patch.setattr(running.home.store, "session", broken)
         await looked.check(peers["good"])
         with pytest.raises(Revoked):
             await looked.check(peers["bad"])

@@ -159,7 +159,7 @@ async def test_connecting_while_the_database_cannot_be_written_leaves_no_ghost(r
         raise Refused("broken")
 
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(sites, "connected", broken)
+    monkey.setattr(sites, "noted", broken)
     try:
         await refusal(running.site("line-1").connect())
     finally:
