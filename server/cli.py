@@ -18,7 +18,7 @@ from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, interrupted, report
+from fedwon.server import backup_commands, cli_relay, interrupted, report
 from fedwon.server.cli_identity import register
 from fedwon.server.config import ServerConfig
 from fedwon.server.options import HOME, AsJson, Folder
@@ -103,6 +103,7 @@ def start(
     if resume and (run or auto_resume or once):
         raise typer.BadParameter("it goes with none of --run, --auto-resume and --once", param_hint="--resume")
     home = Home.open(folder)
+    cli_relay.check_no_relay(folder)
     config = load(RunConfig, run) if run else home.config.run
     check_folder(out)
     if once and (done := interrupted.finished(home, config)):
@@ -249,6 +250,7 @@ def convert(
 
 
 backup_commands.add_to(app)
+cli_relay.register(app)
 
 
 def run() -> None:

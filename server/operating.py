@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -23,6 +23,7 @@ from fedwon.server.auditing import operator
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
 from fedwon.server.grid import GrpcGrid
+from fedwon.server.hub import Hub
 from fedwon.server.open_files import allow_open_files
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
@@ -128,10 +129,28 @@ def _tell_manager(event: Event) -> None:
 
 
 def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
+    async def _beside(hub: Hub) -> T:
+        return await asyncio.to_thread(work, GrpcGrid(hub, asyncio.get_running_loop(), rules))
+
+    return run_server(home, _beside)
+
+
+def run_server(home: Home, work: Callable[[Hub], Awaitable[T]]) -> T:
+    """Serve sites while some work is done beside, and end in order on a signal.
+
+    Args:
+        home: the server.
+        work: is given the hub; ends with `Stopped` when that is stopped.
+
+    Raises:
+        PortInUse: another process listens on one of the ports.
+        Stopped: SIGTERM.
+        KeyboardInterrupt: SIGINT.
+    """
     received: list[int] = []
     home.store.check()
     try:
-        return asyncio.run(_serve(home, rules, work, received))
+        return asyncio.run(_serve(home, work, received))
     except Stopped:
         with suppress(StorageError):  # a full disk must not hide that the server was stopped in order
             home.store.audit("server stopped", home.config.federation, _signal_name(received))
@@ -144,7 +163,7 @@ def _signal_name(received: Sequence[int]) -> str:
     return f"by {signal.Signals(received[0]).name}" if received else ""
 
 
-async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
+async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list[int]) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
     async with notify.watched(), serving(home) as hub:
@@ -158,7 +177,7 @@ async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGri
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _stop, number)
         notify.ready(f"listening on {home.config.listen}, waiting for sites")
-        return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))
+        return await work(hub)
 
 
 def _leave(code: int) -> NoReturn:
