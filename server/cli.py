@@ -98,12 +98,13 @@ def start(
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.handing_out import check_folder, hand_out
+    from fedwon.server.joining import check_no_relay
     from fedwon.server.operating import run_federation, serve_sites
 
     if resume and (run or auto_resume or once):
         raise typer.BadParameter("it goes with none of --run, --auto-resume and --once", param_hint="--resume")
     home = Home.open(folder)
-    cli_relay.check_no_relay(folder)
+    check_no_relay(folder)
     config = load(RunConfig, run) if run else home.config.run
     check_folder(out)
     if once and (done := interrupted.finished(home, config)):

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fedwon.common.errors import ConfigError, Stopped
+from fedwon.common.errors import Stopped
 from fedwon.common.invitation import invited
 from fedwon.server.options import HOME, Folder
-from fedwon.server.serving import CLIENT, PARENT, Home
+from fedwon.server.serving import Home
 
 relay_app = typer.Typer(
     help="This server as one site of another, its parent: it hands the parent's tasks to its own sites and their mean "
@@ -22,19 +22,6 @@ relay_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add these commands to the operator's."""
     app.add_typer(relay_app, name="relay")
-
-
-def check_no_relay(folder: Path) -> None:
-    """Keep `start` from taking a parent's run for one of this server's own.
-
-    Raises:
-        ConfigError: the server is a relay.
-    """
-    if (folder / PARENT / CLIENT).exists():
-        raise ConfigError(
-            f"{folder} is a relay: what it trains is its parent's.",
-            hint=f"`fedwon-server relay start --dir {folder}`; for federations of its own make another folder.",
-        )
 
 
 @relay_app.command()
@@ -50,7 +37,7 @@ def join(
     folder: Folder = HOME,
 ) -> None:
     """Enrol this server as a site of its parent, once. The parent's operator gives the line: `fedwon-server enroll`."""
-    from fedwon.server.relaying import join as join_parent
+    from fedwon.server.joining import join as join_parent
 
     given = invited(server, fingerprint, token, invitation)
     site = join_parent(Home.open(folder), given.server, given.fingerprint, given.token)
@@ -66,11 +53,14 @@ def start(folder: Folder = HOME) -> None:
     What is trained and how is the parent's. Who takes part (`run.participation`), how answers are weighed
     (`run.aggregation`) and what is kept (`run.retention`) is said by this server's own server.yaml.
     """
+    from fedwon.server.joining import parent_of
+
+    home, _ = Home.open(folder), parent_of(folder)  # told before PyTorch is loaded, which takes seconds
     from fedwon.server.display import log_event
     from fedwon.server.relaying import run_relay
 
     try:
-        run_relay(Home.open(folder), log_event)
+        run_relay(home, log_event)
     except (Stopped, KeyboardInterrupt) as stop:
         typer.echo("stopped; the round in hand goes on at the next start", err=True)
         raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 0) from None

@@ -16,14 +16,13 @@ from contextlib import suppress
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedwon.client import enrolment, progress
+from fedwon.client import progress
 from fedwon.client.app import ARRAYS, CONFIG, METRICS, read_task
 from fedwon.client.config import LinkConfig
 from fedwon.client.journal import check_name
 from fedwon.client.link import Link
 from fedwon.common import notify
-from fedwon.common.config import load
-from fedwon.common.errors import ConfigMissing, FedwonError, FolderTaken, RunMissing, Stopped
+from fedwon.common.errors import FedwonError, RunMissing, Stopped
 from fedwon.common.run_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import Survey, summed
@@ -32,39 +31,16 @@ from fedwon.server.auditing import operator
 from fedwon.server.events import Event, Listener, RoundStarted, SiteAnswered
 from fedwon.server.grid import GrpcGrid
 from fedwon.server.hub import Hub
+from fedwon.server.joining import PARENT, parent_of
 from fedwon.server.operating import run_server
 from fedwon.server.relay_rounds import RelayRounds, config_of, evaluate_below
 from fedwon.server.runs import Run
-from fedwon.server.serving import CLIENT, PARENT, Home
+from fedwon.server.serving import Home
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds during which another client with this relay's identity may be its own broken session."""
-
-
-def join(home: Home, server: str, fingerprint: str, token: str) -> str:
-    """Enrol a server as a site of another; return the name that it has there.
-
-    Args:
-        home: the server that becomes a relay.
-        server: `host:port` where the parent takes tokens.
-        fingerprint: of the parent's authority.
-        token: single use, from the parent's operator.
-
-    Raises:
-        FolderTaken: it is a relay already.
-        Unreachable, WrongFingerprint, TokenUsed, TokenExpired: see `fedwon.client.enrolment.join`.
-    """
-    folder = home.folder / PARENT
-    if (folder / CLIENT).exists():
-        raise FolderTaken(
-            f"{home.folder} is a relay already: {folder / 'client.yaml'} names its parent.",
-            hint=f"To give it another parent, move {folder} away and join again.",
-        )
-    joined = asyncio.run(enrolment.join(server, fingerprint, token, folder, None))
-    home.store.audit("relay joined", joined.site, f"of {server}", actor=operator())
-    return joined.site
 
 
 def run_relay(home: Home, listener: Listener) -> None:
@@ -77,14 +53,7 @@ def run_relay(home: Home, listener: Listener) -> None:
         Stopped: SIGTERM.
         KeyboardInterrupt: SIGINT.
     """
-    folder = home.folder / PARENT
-    if not (folder / CLIENT).exists():
-        raise ConfigMissing(
-            f"{home.folder} is no relay yet: it has no parent.",
-            hint="Ask the parent's operator for a line of `fedwon-server enroll`, and give its parts to "
-            "`fedwon-server relay join`.",
-        )
-    config = load(LinkConfig, folder / CLIENT)
+    config = parent_of(home.folder)
     home.store.audit("relay started", home.config.federation, f"of {config.server}", actor=operator())
     run_server(home, lambda hub: _relay(home, hub, config, listener))
 

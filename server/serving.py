@@ -47,8 +47,6 @@ SEEN_SECONDS = 10.0
 GRACE_SECONDS = 3.0
 ENROLMENTS_AT_ONCE = 64
 CONFIG_NAME = "server.yaml"
-PARENT, CLIENT = "parent", "client.yaml"
-"""The folder in which a relay is a site of its parent, and the file in there that names the parent."""
 
 
 @dataclass
