@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedwon.common.errors import TaskFailed, TooFewUpdates
 from fedwon.common.flower import set_message_id
-from fedwon.common.methods import METHODS, MethodName
+from fedwon.common.methods import METHODS, Method, MethodName
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.server.admission import refuse_metrics
 from fedwon.server.answers import Accepted, Missing
@@ -169,13 +169,13 @@ def _method(task: TaskConfig, likely: MethodName) -> MethodName:
     Raises:
         TaskFailed: no method does that.
     """
-    rules = {name: method for name, method in METHODS.items() if method.normalization == task.normalization}
-    fitting = [
-        name
-        for name, method in rules.items()
-        if method.keeps == task.keeps and (method.freezes_after < 1 or not task.frozen_statistics)
-    ]
+    kind = task.normalization, task.keeps
+    fitting = [name for name, rules in METHODS.items() if (rules.normalization, rules.keeps) == kind]
     if not fitting:
         raise TaskFailed("The parent's task is of a method that this version does not know.")
-    fitting.sort(key=lambda name: (rules[name].proximal_mu != (task.training.proximal_mu or 0.0), name != likely))
-    return fitting[0]
+    return min(fitting, key=lambda name: (_unlike(METHODS[name], task), name != likely))
+
+
+def _unlike(method: Method, task: TaskConfig) -> int:
+    freezes = task.frozen_statistics and method.freezes_after == 1
+    return freezes + (method.proximal_mu != (task.training.proximal_mu or 0.0))
