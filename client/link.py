@@ -174,9 +174,8 @@ class Link:
         return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
 
     def tell_survey(self, survey: Survey) -> None:
-        """Tell the server what images there are by now; without a session the next hello tells it."""
-        if self._judgement.standing:
-            self._outgoing.put_nowait(pb.FromSite(survey=pb.Survey(data=survey_to_wire(survey))))
+        """Tell the server what images there are by now, at once or after the hello of the next session."""
+        self._outgoing.put_nowait(pb.FromSite(survey=pb.Survey(data=survey_to_wire(survey))))
 
     async def _welcome(self, call: Call) -> pb.Welcome:
         message = await _next(call, self._server, WELCOME_SECONDS)

@@ -135,12 +135,13 @@ def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) 
     return run_server(home, _beside)
 
 
-def run_server(home: Home, work: Callable[[Hub], Awaitable[T]]) -> T:
+def run_server(home: Home, work: Callable[[Hub], Awaitable[T]], *, going_on: str = "fedwon-server start --resume") -> T:
     """Serve sites while some work is done beside, and end in order on a signal.
 
     Args:
         home: the server.
         work: is given the hub; ends with `Stopped` when that is stopped.
+        going_on: the command that goes on with what was in hand.
 
     Raises:
         PortInUse: another process listens on one of the ports.
@@ -150,7 +151,7 @@ def run_server(home: Home, work: Callable[[Hub], Awaitable[T]]) -> T:
     received: list[int] = []
     home.store.check()
     try:
-        return asyncio.run(_serve(home, work, received))
+        return asyncio.run(_serve(home, work, received, going_on))
     except Stopped:
         with suppress(StorageError):  # a full disk must not hide that the server was stopped in order
             home.store.audit("server stopped", home.config.federation, _signal_name(received))
@@ -163,7 +164,7 @@ def _signal_name(received: Sequence[int]) -> str:
     return f"by {signal.Signals(received[0]).name}" if received else ""
 
 
-async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list[int]) -> T:
+async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list[int], going_on: str) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
     async with notify.watched(), serving(home) as hub:
@@ -172,7 +173,7 @@ async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list
             notify.stopping()
             received.append(number)
             hub.stop()
-            loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0)
+            loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0, going_on)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _stop, number)
@@ -180,12 +181,12 @@ async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list
         return await work(hub)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, going_on: str) -> NoReturn:
     """End at once. What is in hand, such as the average of a large network, takes longer than whoever stops us waits.
 
     What counts is on the disk, whole, at every moment.
     """
-    logger.warning("what was in hand was given up; go on with `fedwon-server start --resume`")
+    logger.warning("what was in hand was given up; go on with `%s`", going_on)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -55,7 +55,7 @@ def run_relay(home: Home, listener: Listener) -> None:
     """
     config = parent_of(home.folder)
     home.store.audit("relay started", home.config.federation, f"of {config.server}", actor=operator())
-    run_server(home, lambda hub: _relay(home, hub, config, listener))
+    run_server(home, lambda hub: _relay(home, hub, config, listener), going_on="fedwon-server relay start")
 
 
 async def _relay(home: Home, hub: Hub, config: LinkConfig, listener: Listener) -> None:
@@ -115,7 +115,7 @@ class Relay:
 
     async def keep_telling(self, tell: Callable[[Survey], None]) -> None:
         """Tell the parent whenever the relay's sites have other images by now, until the hub is stopped."""
-        told: Survey | None = None
+        told: Survey = {}
         while not self._hub.stopped:
             change = self._hub.next_change
             try:
@@ -123,7 +123,7 @@ class Relay:
             except FedwonError as error:
                 logger.warning("%s", error.message)
             else:
-                if told is not None and survey != told:
+                if survey != told:
                     tell(survey)
                 told = survey
             await change.wait()
@@ -153,7 +153,7 @@ class Relay:
     def _train(self, message: Message) -> Message:
         arrays, task = read_task(message)
         rounds = self._rounds_of(task, arrays)
-        model = rounds.tracked.last()[1]
+        model = rounds.tracked.model(task.round - 1)  # not the last one, where the parent has gone back
         combined = rounds.round(task.round, model, _settings(message))
         content = RecordDict({ARRAYS: combined.arrays, METRICS: MetricRecord(dict(combined.metrics))})
         return Message(content, reply_to=message)

@@ -479,6 +479,23 @@ async def test_after_a_restart_the_round_goes_on_from_what_is_here(running):
 
 
 @wired(spool=False)
+async def test_a_parent_that_goes_back_to_an_earlier_round(running):
+    """As after a damaged checkpoint: what counts is the model that comes with the task."""
+    below = await lines(running, a=0.0, b=0.0)
+    async with relaying(running) as parent:
+        model = initial(running.home.folder)
+        path = running.home.folder / "second.safetensors"
+        write_record(shifted(model, 1.0), path)
+        await parent.ask(parent.message(1, model))
+        await parent.ask(parent.message(2, open_record(path)))
+        again = await parent.ask(parent.message(1, model))
+        wide = dict.fromkeys(model, "float64")
+        unmoved = [Update("a", 10, shifted(model, 0.0)), Update("b", 11, shifted(model, 0.0))]
+        assert same(again["arrays"], average(unmoved, element_types=wide))
+    await end(below)
+
+
+@wired(spool=False)
 async def test_another_run_of_the_parent(running):
     below = await lines(running, a=0.1, b=0.1)
     async with relaying(running) as parent:
