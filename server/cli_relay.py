@@ -36,7 +36,10 @@ def join(
     ] = None,
     folder: Folder = HOME,
 ) -> None:
-    """Enrol this server as a site of its parent, once. The parent's operator gives the line: `fedwon-server enroll`."""
+    """Enrol this server as a site of its parent, once, with what the parent's operator got from `fedwon-server enroll`.
+
+    SERVER is where the parent takes tokens, host:port.
+    """
     from fedwon.server.joining import join as join_parent
 
     given = invited(server, fingerprint, token, invitation)
@@ -50,8 +53,8 @@ def join(
 def start(folder: Folder = HOME) -> None:
     """Serve this server's own sites and take part in the parent's runs with them, for ever.
 
-    What is trained and how is the parent's. Who takes part (`run.participation`), how answers are weighed
-    (`run.aggregation`) and what is kept (`run.retention`) is said by this server's own server.yaml.
+    What is trained and how is the parent's. This server's own server.yaml says who takes part (`run.participation`),
+    how answers are weighed (`run.aggregation`) and what is kept (`run.retention`).
     """
     from fedwon.server.joining import parent_of
 

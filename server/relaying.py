@@ -168,9 +168,7 @@ class Relay:
         if known is not None:
             known.tracked.finish("stopped", "the parent went on with another run")
         run = Run(self._home.store, self._home.folder, check_name(task.run), config, task.classes, self._listeners)
-        try:
-            Run.open(run.store, self._home.folder, run.id)
-        except RunMissing:
+        if self._run_named(run.id) is None:
             run.begin(task.round - 1, model)
         else:
             run.make_folders()
@@ -188,12 +186,11 @@ class Relay:
 
     def _evaluate(self, message: Message) -> Message:
         arrays, task = read_task(message)
-        run = None
-        if self._rounds is not None and self._rounds.tracked.id == task.run:
-            run = self._rounds.tracked
+        run = self._run_named(task.run)
+        if self._rounds is not None and run is self._rounds.tracked:
             self._rounds.settle(task.round)
-            if task.round == run.last()[0] + 1:
-                self._take_model(run, task.round, arrays)
+        if run is not None and task.round > run.last()[0] and run.state != "finished":
+            self._take_model(run, task.round, arrays)  # the final one, which nobody is asked to train
         stem = message.metadata.message_id.rpartition(".")[0] or message.metadata.message_id
         together, single = evaluate_below(
             self._grid,
@@ -246,14 +243,25 @@ class Relay:
         if state != "finished" and self._in_hand:
             return  # a run that is resumed asks for the same round again: the sites go on with it
         with self._working:
-            rounds = self._rounds
-            if rounds is None or rounds.tracked.id != run:
+            known = self._run_named(run)
+            if known is None or known.state == "finished":
                 return
-            if state == "finished":
-                rounds.settle(rounds.tracked.config.rounds)
-            rounds.tracked.finish(state, "" if state == "finished" else "the parent says so")
-            self._grid.run_ended(run, state)
-            self._rounds = None
+            if self._rounds is not None and known is self._rounds.tracked:
+                if state == "finished":
+                    self._rounds.settle(known.config.rounds)
+                self._rounds = None
+            known.finish(state, "" if state == "finished" else "the parent says so")
+            if self._rounds is None:
+                self._grid.run_ended(run, state)
+
+    def _run_named(self, name: str) -> Run | None:
+        """Return a run of the parent that this relay has taken part in, perhaps before it was started anew."""
+        if self._rounds is not None and self._rounds.tracked.id == name:
+            return self._rounds.tracked
+        try:
+            return Run.open(self._home.store, self._home.folder, name)
+        except RunMissing:
+            return None
 
 
 class _Progress:

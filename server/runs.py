@@ -129,6 +129,12 @@ class Run:
         config = parse(RunConfig, row.config, f"the configuration of run {row.id}")
         return cls(store, root, row.id, config, row.classes, listeners)
 
+    @property
+    def state(self) -> str:
+        """Return how the run stands: running, paused, finished, stopped or failed."""
+        with self.store.session() as session:
+            return session.get_one(RunRow, self.id).state
+
     def task(self, number: int) -> TaskConfig:
         """Return what sites are told in a round."""
         return TaskConfig.of(self.config, run=self.id, server_round=number, classes=self.classes)

@@ -36,8 +36,8 @@ from fedwon.server.runs import Run
 from fedwon.server.site_grid import metrics_of
 from fedwon.server.standing import revoke
 from fedwon.server.starting import initial_weights
+from fedwon.server.store import RunRow, TaskRow
 from fedwon.server.store import Site as SiteRow
-from fedwon.server.store import TaskRow
 from tests.server.server_kit import (
     CLASSES,
     PATIENCE,
@@ -479,6 +479,27 @@ async def test_after_a_restart_the_round_goes_on_from_what_is_here(running):
 
 
 @wired(spool=False)
+async def test_a_restart_between_the_last_round_and_the_end(running):
+    folder = running.home.folder
+    below = await lines(running, a=0.1, b=0.1)
+    async with relaying(running) as parent:
+        await parent.ask(parent.message(1, initial(folder)))
+    async with relaying(running) as parent:
+        path = folder / "final.safetensors"
+        write_record(shifted(initial(folder), 1.0), path)
+        await parent.ask(parent.message(1, open_record(path), "evaluate"))
+        parent.says(finished=pb.Finished(run="theirs-1", state="finished"))
+        await parent.noted()
+        await until(lambda: below["a"].heard[-1][0] == "finished")
+        run = Run.open(running.home.store, folder)
+        assert run.state == "finished"
+        assert same(open_record(run.folder / "model.safetensors"), open_record(path))
+        parent.says(finished=pb.Finished(run="unknown", state="finished"))
+        await parent.noted()
+    await end(below)
+
+
+@wired(spool=False)
 async def test_a_parent_that_goes_back_to_an_earlier_round(running):
     """As after a damaged checkpoint: what counts is the model that comes with the task."""
     below = await lines(running, a=0.0, b=0.0)
@@ -503,16 +524,14 @@ async def test_another_run_of_the_parent(running):
         parent.run = "theirs-2"
         await parent.ask(parent.message(4, initial(running.home.folder)))
         assert Run.open(running.home.store, running.home.folder).last()[0] == 3
-        parent.says(finished=pb.Finished(run="theirs-1", state="finished"))  # of the past
+        parent.says(finished=pb.Finished(run="theirs-1", state="finished"))  # which it had left
         parent.says(finished=pb.Finished(run="theirs-2", state="stopped"))
         await parent.noted()
         parent.run = "../escape"
         with pytest.raises(Exception, match="escape"):
             await parent.ask(parent.message(1, initial(running.home.folder)))
-        from fedwon.server.store import RunRow
-
         states = {row.id: row.state for row in rows(running.home.store, RunRow)}
-        assert states == {"theirs-1": "stopped", "theirs-2": "stopped"}
+        assert states == {"theirs-1": "finished", "theirs-2": "stopped"}
     await end(below)
 
 
