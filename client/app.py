@@ -143,7 +143,7 @@ class _Work(NamedTuple):
 def _prepare(message: Message, context: Context, *, newest: int) -> _Work:
     """Make everything ready; `newest` is the round whose local layers may be used, counted from the task's."""
     site = Site.of(context)
-    arrays, task = _read(message)
+    arrays, task = read_task(message)
     if site.config.threads is not None and site.config.threads != torch.get_num_threads():
         torch.set_num_threads(site.config.threads)
     data = _opened.get(site, task)
@@ -156,7 +156,13 @@ def _prepare(message: Message, context: Context, *, newest: int) -> _Work:
     return _Work(site, task, data, model, local)
 
 
-def _read(message: Message) -> tuple[ArrayRecord, TaskConfig]:
+def read_task(message: Message) -> tuple[ArrayRecord, TaskConfig]:
+    """Return the global model and the task that a message carries.
+
+    Raises:
+        TaskFailed: one of them is missing.
+        ConfigError: the task has an unknown key, or a value out of range.
+    """
     content = message.content
     arrays, config = content.get(ARRAYS), content.get(CONFIG)
     if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):

@@ -17,7 +17,7 @@ from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.common import logs, notify
 from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_health, show_table
-from fedwon.common.invitation import Invitation
+from fedwon.common.invitation import Invitation, invited
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.version import VERSION
 
@@ -78,22 +78,11 @@ def join(
 ) -> None:
     """Make this machine a site: key and certificate, and client.yaml. Paste the operator's line, add `--data`."""
     if not (unless_joined and (folder / "client.yaml").exists()):
-        _join(_invitation(server, fingerprint, token, invitation), _own(data, test, batch_size, threads), folder)
+        _join(invited(server, fingerprint, token, invitation), _own(data, test, batch_size, threads), folder)
     if then_start:
         start(folder, until_finished)
         return
     typer.echo(f"Next:\n  fedwon-client check --dir {folder}\n  fedwon-client start --dir {folder}")
-
-
-def _invitation(server: str | None, fingerprint: str | None, token: str | None, path: Path | None) -> Invitation:
-    if path is not None:
-        if server or fingerprint or token:
-            raise typer.BadParameter("it holds address, fingerprint and token; give no other", param_hint="--from")
-        return Invitation.read(path)
-    for value, name in ((server, "SERVER"), (fingerprint, "--fingerprint"), (token, "--token")):
-        if value is None:
-            raise typer.BadParameter("missing; paste the operator's whole line, or use --from", param_hint=name)
-    return Invitation(site="", server=server or "", fingerprint=fingerprint or "", token=token or "")
 
 
 def _own(data: str | None, test: str | None, batch_size: int | None, threads: int | None) -> SiteConfig:

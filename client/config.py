@@ -42,11 +42,19 @@ class SiteConfig(Settings):
         return {"site": site, "base": str(base), **flatten(own)}
 
 
-class ClientConfig(SiteConfig):
-    """client.yaml: a site of a fedwon server."""
+class LinkConfig(Settings):
+    """How a client finds its server, whatever it is for: a site, or a relay, which is one to its parent."""
 
     server: str = Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
     """Address of the server, `host:port`."""
     memory_mb: int | None = Field(default=None, ge=64)
     """Megabytes of memory that the client may take; a task that needs more fails with a reason. Empty: what the
     control group, the container or the machine has."""
+
+    def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
+        """Return what Flower hands an app about its node; see `SiteConfig.for_node`."""
+        return {"site": site, "base": str(base)}
+
+
+class ClientConfig(SiteConfig, LinkConfig):
+    """client.yaml: a site of a fedwon server."""

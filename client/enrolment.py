@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 
-from fedwon.client.config import ClientConfig, SiteConfig
+from fedwon.client.config import ClientConfig, LinkConfig, SiteConfig
 from fedwon.common.config import dump, parse
 from fedwon.common.errors import ConfigError, FedwonError, FolderTaken, Refused, Unreachable
 from fedwon.common.files import read_private, write_atomic, write_private
@@ -47,7 +47,7 @@ class Joined:
     config: Path
 
 
-async def join(server: str, fingerprint: str, token: str, folder: Path, own: SiteConfig) -> Joined:
+async def join(server: str, fingerprint: str, token: str, folder: Path, own: SiteConfig | None) -> Joined:
     """Enrol this machine as a site.
 
     Args:
@@ -55,7 +55,7 @@ async def join(server: str, fingerprint: str, token: str, folder: Path, own: Sit
         fingerprint: SHA-256 of the authority's certificate, from the operator.
         token: single use, from the operator.
         folder: the site's folder; made if it is missing.
-        own: what the site decides for itself.
+        own: what the site decides for itself; None for a relay, which has no images.
 
     Raises:
         ConfigError: `server` is no `host:port`.
@@ -75,7 +75,8 @@ async def join(server: str, fingerprint: str, token: str, folder: Path, own: Sit
     async with _trusting(server, authority) as channel:
         reply = await _enroll(channel, server, token, request("site", key))
     save_credentials(folder / "pki", "site", Credentials(reply.authorities or authority, reply.certificate, key))
-    config = parse(ClientConfig, {**own.model_dump(), "server": reply.server}, "join")
+    kind, settings = (LinkConfig, {}) if own is None else (ClientConfig, own.model_dump())
+    config = parse(kind, {**settings, "server": reply.server}, "join")
     write_atomic(path, dump(config).encode())
     return Joined(reply.site, path)
 

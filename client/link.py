@@ -7,18 +7,18 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
 
-from fedwon.client.config import ClientConfig
+from fedwon.client.config import LinkConfig
 from fedwon.client.enrolment import open_channel
 from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
 from fedwon.client.renewal import Renewal
-from fedwon.client.tasks import TaskRunner
+from fedwon.client.tasks import App, TaskRunner, training_app
 from fedwon.client.transfers import Pauses
 from fedwon.common.config import load
 from fedwon.common.errors import (
@@ -37,6 +37,7 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import from_rpc
 from fedwon.common.wire.liveness import Liveness
+from fedwon.common.wire.surveys import Survey, survey_to_wire
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ HEARTBEATS = (0.2, 600.0)
 """Seconds between which a server may choose."""
 
 
-Survey = Mapping[str, Mapping[str, int]]
 Call = grpc.aio.StreamStreamCall[pb.FromSite, pb.FromServer]
 
 
@@ -58,11 +58,13 @@ class Link:
     """A site's connection.
 
     Args:
-        config: client.yaml.
+        config: client.yaml, of a site or of a relay.
         folder: the site's folder.
         survey: counts the site's images, by class and part; called again for each session.
         until_finished: end when a run has finished, in place of waiting for the next one.
         patience: seconds during which another client with this identity may be this box's own broken session.
+        load_app: returns what does the tasks.
+        overhear: is told every message of the server that is about tasks and runs, after the link has acted on it.
 
     Raises:
         StorageError: the site's certificate cannot be read.
@@ -71,15 +73,18 @@ class Link:
 
     def __init__(
         self,
-        config: ClientConfig,
+        config: LinkConfig,
         folder: Path,
         survey: Callable[[], Survey],
         *,
         until_finished: bool,
         patience: float,
+        load_app: Callable[[], App] = training_app,
+        overhear: Callable[[pb.FromServer], None] = lambda _: None,
     ) -> None:
         self._config, self._folder, self._survey = config, folder, survey
         self._until_finished, self._patience = until_finished, patience
+        self._load_app, self._overhear = load_app, overhear
         self.site = site_of(load_credentials(folder / "pki", "site").certificate)
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
@@ -101,7 +106,7 @@ class Link:
         async with lock, answering(self._folder, self._health):
             node = self._config.for_node(self.site, self._folder)
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
-            runner = TaskRunner(self._server, self._folder, node, tell, memory_mb)
+            runner = TaskRunner(self._server, self._folder, node, tell, memory_mb, load_app=self._load_app)
             runner.use(self._open)
             async with _beside(runner.run()):
                 await self._stay_connected(runner)
@@ -132,7 +137,7 @@ class Link:
     def _take_up_address(self, runner: TaskRunner) -> None:
         """Look whether client.yaml names another address by now: a server moves without restarts of its sites."""
         try:
-            server = load(ClientConfig, self._folder / "client.yaml").server
+            server = load(type(self._config), self._folder / "client.yaml").server
         except ConfigMissing:
             return
         except ConfigError as error:
@@ -177,13 +182,12 @@ class Link:
             self._counted = await asyncio.to_thread(self._survey)
         except FedwonError as error:  # a share that is away for a while; the site may hold an outcome to hand in
             logger.error("%s %s", error.message, error.hint)  # noqa: TRY400
-        data = [
-            pb.ClassCount(
-                name=name, train=parts.get("train", 0), validation=parts.get("validation", 0), test=parts.get("test", 0)
-            )
-            for name, parts in self._counted.items()
-        ]
+        data = survey_to_wire(self._counted)
         return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
+
+    def tell_survey(self, survey: Survey) -> None:
+        """Tell the server what images there are by now, at once or after the hello of the next session."""
+        self._outgoing.put_nowait(pb.FromSite(survey=pb.Survey(data=survey_to_wire(survey))))
 
     async def _welcome(self, call: Call) -> pb.Welcome:
         message = await _next(call, self._server, WELCOME_SECONDS)
@@ -219,6 +223,7 @@ class Link:
                     await self._renewal.trust(message.trust.authorities, interval)
                 case "finished":
                     self._run_ended(message.finished)
+            self._overhear(message)
 
     def _run_ended(self, ended: pb.Finished) -> None:
         logger.info("run %s: %s", ended.run, ended.state)

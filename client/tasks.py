@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import Message
+from flwr.app import Context, Message
 
 from fedwon.client import progress
 from fedwon.client.attempts import MOST_DEATHS, Attempts
@@ -29,7 +29,17 @@ from fedwon.common.wire.records import blob_of, records_from_wire, settings_of
 logger = logging.getLogger(__name__)
 
 HANDED_IN = "this task was done before; its outcome is handed in"
+App = Callable[[Message, Context], Message]
+"""What does the tasks: Flower's ClientApp of a site, or what a relay has in its place."""
+
 DIED = "This site's process ended without a word {} times in this task, as when the kernel finds memory short"
+
+
+def training_app() -> App:
+    """Return the app of a site. It loads torch, which an idle site has no use for."""
+    from fedwon.client.app import app
+
+    return app
 
 
 @dataclass
@@ -55,6 +65,7 @@ class TaskRunner:
         node_config: what Flower's ClientApp is told about this site.
         tell: sends a message to the server when the session stands.
         memory_mb: memory that this process may take; None for what the system gives it.
+        load_app: returns what does the tasks; called when the first one comes.
 
     Raises:
         StorageError: the journal or the site's own layers cannot be opened.
@@ -67,10 +78,12 @@ class TaskRunner:
         node_config: dict[str, bool | int | float | str],
         tell: Callable[[pb.FromSite], None],
         memory_mb: int | None = None,
+        *,
+        load_app: Callable[[], App] = training_app,
     ) -> None:
         self.journal, self.models = Journal(folder / "journal"), ModelCache(folder / "models")
         self._attempts, self._limit = Attempts(folder / "journal"), memory_limit(memory_mb)
-        self._ceiling_set = False
+        self._ceiling_set, self._load_app = False, load_app
         self._states = LocalStates(folder / "local")
         self._transfers, self._tell = Transfers(server, self.journal, self.models), tell
         self._context = make_context(1, node_config)
@@ -196,8 +209,7 @@ class TaskRunner:
         logger.info("%s, round %s", offer.kind, offer.group_id, extra={"task": offer.task_id})
         self._progress(offer.task_id, 0, 0)
         started = time.monotonic()
-        from fedwon.client.app import app  # loads torch, which an idle site has no use for
-
+        app = self._load_app()
         host_app()
         self._lower_ceiling()
         content = records_from_wire(offer.records, self._opened)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+import typer
 from pydantic import Field
 
 from fedwon.common.config import Settings, load
@@ -48,3 +49,20 @@ class Invitation(Settings):
             ConfigError: it is no invitation; the message names what is wrong.
         """
         return load(cls, path)  # JSON is YAML
+
+
+def invited(server: str | None, fingerprint: str | None, token: str | None, path: Path | None) -> Invitation:
+    """Return what a join command was given, in parts or as a file.
+
+    Raises:
+        typer.BadParameter: a part is missing, or both were given.
+        ConfigError: the file is no invitation.
+    """
+    if path is not None:
+        if server or fingerprint or token:
+            raise typer.BadParameter("it holds address, fingerprint and token; give no other", param_hint="--from")
+        return Invitation.read(path)
+    for value, name in ((server, "SERVER"), (fingerprint, "--fingerprint"), (token, "--token")):
+        if value is None:
+            raise typer.BadParameter("missing; paste the operator's whole line, or use --from", param_hint=name)
+    return Invitation(site="", server=server or "", fingerprint=fingerprint or "", token=token or "")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import ModelMismatch
@@ -73,13 +74,26 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
     except ModelMismatch as error:
         return error.message
     for name, array in update.items():
-        if array.dtype != reference[name].dtype:
+        if array.dtype not in _allowed(reference[name].dtype):
             return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
     for name, array in update.items():
         values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        if np.issubdtype(values.dtype, np.floating) and not _finite(values, reference[name].dtype):
             return f"tensor `{name}` holds numbers that are not finite"
     return None
+
+
+def _allowed(dtype: str) -> set[str]:
+    """Element types in which a tensor may come: the global model's, and float64, in which a relay sends its means."""
+    return {dtype, "float64"} if np.issubdtype(np.dtype(dtype), np.floating) else {dtype}
+
+
+def _finite(values: NDArray[np.floating], dtype: str) -> bool:
+    """Tell whether every number is finite, and stays so in the global model's element type."""
+    if values.size == 0:
+        return True
+    largest = np.finfo(dtype).max
+    return bool(np.isfinite(values).all() and -largest <= values.min() and values.max() <= largest)
 
 
 def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +58,19 @@ def shares(
     Raises:
         ValueError: there is no update, or one declares no image.
     """
+    weighed = weigh(updates, weights, cap, staleness)
+    total = sum(weighed)
+    return [weight / total for weight in weighed]
+
+
+def weigh(
+    updates: Sequence[Update], weights: Literal["examples", "uniform"], cap: float, staleness: float = 0.0
+) -> list[float]:
+    """Return what each update weighs, before its share is taken: see `shares`.
+
+    Raises:
+        ValueError: there is no update, or one declares no image.
+    """
     if not updates:
         raise ValueError("there is nothing to average")
     if any(update.examples < 1 for update in updates):
@@ -65,9 +78,7 @@ def shares(
     counts = [1.0 if weights == "uniform" else float(update.examples) for update in updates]
     limit = cap * statistics.median(counts)
     ages = [(1.0 + update.rounds_late) ** -staleness for update in updates]
-    weighed = [min(count, limit) * age for count, age in zip(counts, ages, strict=True)]
-    total = sum(weighed)
-    return [weight / total for weight in weighed]
+    return [min(count, limit) * age for count, age in zip(counts, ages, strict=True)]
 
 
 def average(
@@ -75,6 +86,8 @@ def average(
     weights: Literal["examples", "uniform"] = "examples",
     cap: float = 10.0,
     staleness: float = 0.0,
+    *,
+    element_types: Mapping[str, str] | None = None,
 ) -> ArrayRecord:
     """Average updates of one shape into the next global model.
 
@@ -86,6 +99,8 @@ def average(
         weights: see `shares`.
         cap: see `shares`.
         staleness: see `shares`.
+        element_types: what each floating-point tensor of the result is rounded to, by name; without it, what it is in
+            the first update. The means of a relay come in float64, and it asks for such itself.
 
     Raises:
         ValueError: there is nothing to average.
@@ -95,13 +110,17 @@ def average(
     result = ArrayRecord()
     for name, first in ordered[0].record.items():
         if np.issubdtype(np.dtype(first.dtype), np.floating):
-            result[name] = Array(ndarray=_weighted_sum([update.record for update in ordered], name, portions))
+            records = [update.record for update in ordered]
+            dtype = first.dtype if element_types is None else element_types[name]
+            result[name] = Array(ndarray=_weighted_sum(records, name, portions, dtype))
         else:
             result[name] = Array(ndarray=first.numpy())
     return result
 
 
-def _weighted_sum(records: Sequence[StoredRecord], name: str, portions: Sequence[float]) -> NDArray[np.floating]:
+def _weighted_sum(
+    records: Sequence[StoredRecord], name: str, portions: Sequence[float], dtype: str
+) -> NDArray[np.floating]:
     first = records[0][name]
     total = np.zeros(math.prod(first.shape), dtype=np.float64)
     for record, portion in zip(records, portions, strict=True):
@@ -109,7 +128,7 @@ def _weighted_sum(records: Sequence[StoredRecord], name: str, portions: Sequence
         for start in range(0, total.size, BLOCK):
             block = slice(start, start + BLOCK)
             total[block] += values[block].astype(np.float64) * portion
-    return total.astype(first.dtype).reshape(first.shape)
+    return total.astype(dtype).reshape(first.shape)
 
 
 def _mapped(record: StoredRecord, name: str) -> NDArray[np.floating]:

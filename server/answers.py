@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedwon.common.arrays import StoredRecord, open_record, write_record
+from fedwon.common.wire.surveys import Survey
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update
 from fedwon.server.events import SiteAnswered, SiteFailed, SiteNoted
 from fedwon.server.notes import notes_of
 from fedwon.server.runs import Run
-from fedwon.server.site_grid import SiteGrid, Survey, metrics_of, node_id_of
+from fedwon.server.site_grid import SiteGrid, metrics_of, node_id_of
 
 LATE = "no answer before the round closed"
 STILL_COUNTS = "no answer before the round closed; it still counts if it comes soon"

@@ -18,7 +18,7 @@ from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, interrupted, report
+from fedwon.server import backup_commands, cli_relay, interrupted, report
 from fedwon.server.cli_identity import register
 from fedwon.server.config import ServerConfig
 from fedwon.server.options import HOME, AsJson, Folder
@@ -98,11 +98,13 @@ def start(
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.handing_out import check_folder, hand_out
+    from fedwon.server.joining import check_no_relay
     from fedwon.server.operating import run_federation, serve_sites
 
     if resume and (run or auto_resume or once):
         raise typer.BadParameter("it goes with none of --run, --auto-resume and --once", param_hint="--resume")
     home = Home.open(folder)
+    check_no_relay(folder)
     config = load(RunConfig, run) if run else home.config.run
     check_folder(out)
     if once and (done := interrupted.finished(home, config)):
@@ -249,6 +251,7 @@ def convert(
 
 
 backup_commands.add_to(app)
+cli_relay.register(app)
 
 
 def run() -> None:

@@ -18,8 +18,9 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.run_config import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_from_wire, records_to_wire
+from fedwon.common.wire.surveys import Survey
 from fedwon.server.hub import Answer, Hub, Task
-from fedwon.server.site_grid import SiteGrid, Survey, Traffic, node_id_of
+from fedwon.server.site_grid import SiteGrid, Traffic, node_id_of
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class GrpcGrid(SiteGrid):
             Stopped: the server is stopped meanwhile.
         """
         asyncio.run_coroutine_threadsafe(self._hub.wait_for(minimum), self._loop).result()
-        if self._hub.stopped:
+        if self._hub.halted:
             raise Stopped("The server was stopped while it waited for sites.")
 
     def wait_for_arrival(self, seconds: float) -> bool:
@@ -84,7 +85,7 @@ class GrpcGrid(SiteGrid):
             Stopped: the server is stopped meanwhile.
         """
         asyncio.run_coroutine_threadsafe(self._hub.wait_for_arrival(seconds), self._loop).result()
-        if self._hub.stopped:
+        if self._hub.halted:
             raise Stopped("The server was stopped while the run paused.")
         return True
 
@@ -105,6 +106,15 @@ class GrpcGrid(SiteGrid):
     def run_ended(self, run: str, state: str) -> None:
         """Tell the sites that the run is over."""
         self._call(self._hub.run_ended, run, state)
+
+    def go_on(self) -> None:
+        """Wait for sites and answers again, after the work in hand was broken off."""
+        self._call(self._hub.go_on)
+
+    def take_back(self, reason: str) -> None:
+        """Forget what is open, and tell the sites that still work on it why."""
+        self._call(self._hub.withdraw, self._open, reason)
+        self._open, self._good, self._round = set(), set(), ("", "")
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand tasks out without waiting; `pull_messages` collects their replies."""

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server.session import SiteSession
 from fedwon.server.task_book import TaskBook
 from fedwon.server.transfers import Patience
@@ -77,6 +78,7 @@ class Hub:
         spool: where outcomes with arrays land; None where none are expected.
         away_seconds: a site that has been away for so long is not waited for; None: for ever.
         stopped: the server goes down.
+        broken_off: the work in hand is not wanted any more.
     """
 
     def __init__(self, heartbeat_seconds: float) -> None:
@@ -85,12 +87,17 @@ class Hub:
         self.tasks: TaskBook[Task] = TaskBook()
         self.spool: Path | None = None
         self.away_seconds: float | None = None
-        self.stopped = False
+        self.stopped = self.broken_off = False
         self._left: dict[str, float] = {}
         self._barred: dict[str, str] = {}
         self._arrivals = 0
         self._asked = False
         self._changed = asyncio.Event()
+
+    @property
+    def halted(self) -> bool:
+        """Whether nobody is to wait for sites or answers now."""
+        return self.stopped or self.broken_off
 
     @property
     def silence(self) -> float:
@@ -109,8 +116,7 @@ class Hub:
             raise DuplicateSite(f"Another client is connected as site `{site}`; it was heard {quiet:.0f} s ago.")
         if old is not None:
             old.outgoing.put_nowait(None)
-        survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
-        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
+        session = SiteSession(site, hello.instance, survey_from_wire(hello.data), frozenset(hello.unfinished))
         self.sessions[site] = session
         self._left.pop(site, None)
         self._arrivals += old is None
@@ -159,7 +165,7 @@ class Hub:
         """Wait until so many sites are connected, or the hub is stopped."""
         if len(self.sessions) < minimum:
             logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
-        while not self.stopped and len(self.sessions) < minimum:
+        while not self.halted and len(self.sessions) < minimum:
             await self._changed.wait()
 
     async def wait_for_arrival(self, seconds: float) -> None:
@@ -167,17 +173,43 @@ class Hub:
         before = self._arrivals
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self.stopped and self._arrivals == before:
+                while not self.halted and self._arrivals == before:
                     await self._changed.wait()
 
     def stop(self) -> None:
         """End every wait and every session."""
         self.stopped = True
-        for task in self.tasks.values():
-            task.answers.put(None)
+        self._end_waits()
         for session in self.sessions.values():
             session.outgoing.put_nowait(None)
+
+    def break_off(self) -> None:
+        """End every wait and no session: nobody wants what the sites do now; `go_on` takes it back."""
+        self.broken_off = True
+        self._end_waits()
+
+    def go_on(self) -> None:
+        """Wait for sites and answers again."""
+        self.broken_off = False
+
+    def _end_waits(self) -> None:
+        for task in self.tasks.values():
+            task.answers.put(None)
         self._notify()
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """What is set when a session opens, ends or tells another survey, or a wait is ended, from now on."""
+        return self._changed
+
+    def surveyed(self, session: SiteSession, data: Iterable[pb.ClassCount]) -> bool:
+        """Take what images a site has by now; return whether that is something else than before."""
+        survey = survey_from_wire(data)
+        if survey == session.survey:
+            return False
+        session.survey = survey
+        self._notify()
+        return True
 
     def dispatch(self, tasks: Iterable[Task]) -> None:
         """Offer tasks to their sites; a site that is away gets its task when it comes.
@@ -196,7 +228,7 @@ class Hub:
             self._tell(task.site, pb.FromServer(offer=task.offer))
             if task.site not in self.sessions:
                 self._watch_absence(task.site)
-            if self.stopped:
+            if self.halted:
                 task.answers.put(None)
         self._settle_barred()
 

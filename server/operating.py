@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -24,6 +24,7 @@ from fedwon.server.auditing import operator
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
 from fedwon.server.grid import GrpcGrid
+from fedwon.server.hub import Hub
 from fedwon.server.open_files import allow_open_files
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
@@ -131,10 +132,29 @@ def _tell_manager(event: Event) -> None:
 
 
 def _run(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T]) -> T:
+    async def _beside(hub: Hub) -> T:
+        return await asyncio.to_thread(work, GrpcGrid(hub, asyncio.get_running_loop(), rules))
+
+    return run_server(home, _beside)
+
+
+def run_server(home: Home, work: Callable[[Hub], Awaitable[T]], *, going_on: str = "fedwon-server start --resume") -> T:
+    """Serve sites while some work is done beside, and end in order on a signal.
+
+    Args:
+        home: the server.
+        work: is given the hub; ends with `Stopped` when that is stopped.
+        going_on: the command that goes on with what was in hand.
+
+    Raises:
+        PortInUse: another process listens on one of the ports.
+        Stopped: SIGTERM.
+        KeyboardInterrupt: SIGINT.
+    """
     received: list[int] = []
     home.store.check()
     try:
-        return asyncio.run(_serve(home, rules, work, received))
+        return asyncio.run(_serve(home, work, received, going_on))
     except Stopped:
         with suppress(StorageError):  # a full disk must not hide that the server was stopped in order
             home.store.audit("server stopped", home.config.federation, _signal_name(received))
@@ -154,7 +174,7 @@ def _taken(home: Home) -> PortInUse:
     )
 
 
-async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGrid], T], received: list[int]) -> T:
+async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list[int], going_on: str) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
     async with notify.watched(), locked(home.lock, LOCK_SECONDS, _taken(home)), serving(home) as hub:
@@ -163,20 +183,20 @@ async def _serve(home: Home, rules: ParticipationConfig, work: Callable[[GrpcGri
             notify.stopping()
             received.append(number)
             hub.stop()
-            loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0)
+            loop.call_later(STOP_SECONDS, _leave, 130 if number == signal.SIGINT else 0, going_on)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _stop, number)
         notify.ready(f"listening on {home.config.listen}, waiting for sites")
-        return await asyncio.to_thread(work, GrpcGrid(hub, loop, rules))
+        return await work(hub)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, going_on: str) -> NoReturn:
     """End at once. What is in hand, such as the average of a large network, takes longer than whoever stops us waits.
 
     What counts is on the disk, whole, at every moment.
     """
-    logger.warning("what was in hand was given up; go on with `fedwon-server start --resume`")
+    logger.warning("what was in hand was given up; go on with `%s`", going_on)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

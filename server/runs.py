@@ -69,19 +69,32 @@ class Run(Bookkeeping):
         """
         run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         run = cls(store, root, run_id, config, classes, listeners)
-        initial = initial_weights(config, run.task(0))
-        try:
-            run.make_folders()
-            blob = run._checkpoint(0, initial, ())
-            with store.session() as session:
-                described = config.model_dump(mode="json")
-                session.add(RunRow(id=run_id, config=described, classes=list(run.classes), state="running"))
-                session.flush()
-                session.add(run.checkpoints.row(0, blob, 0.0))
-        except FedwonError:
-            shutil.rmtree(run.folder, ignore_errors=True)
-            raise
+        run.begin(0, initial_weights(config, run.task(0)))
         return run
+
+    def begin(self, number: int, model: ArrayRecord) -> None:
+        """Make the run's folder and its row, with the model of a round that it begins after.
+
+        Raises:
+            StorageError: the folder or the database cannot be written; nothing of the run stays.
+        """
+        try:
+            self.make_folders()
+            blob = self._checkpoint(number, model, ())
+            with self.store.session() as session:
+                described = self.config.model_dump(mode="json")
+                session.add(RunRow(id=self.id, config=described, classes=list(self.classes), state="running"))
+                session.flush()
+                session.add(self.checkpoints.row(number, blob, 0.0))
+        except FedwonError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def reconfigure(self, config: RunConfig) -> None:
+        """Go on under another configuration: a relay learns its parent's round by round."""
+        self.config = config
+        with self.store.session() as session:
+            session.get_one(RunRow, self.id).config = config.model_dump(mode="json")
 
     @classmethod
     def unfinished(cls, store: Store, root: Path, listeners: Sequence[Listener] = ()) -> Run:
@@ -116,6 +129,12 @@ class Run(Bookkeeping):
         """Make the run that a row describes."""
         config = parse(RunConfig, row.config, f"the configuration of run {row.id}")
         return cls(store, root, row.id, config, row.classes, listeners)
+
+    @property
+    def state(self) -> str:
+        """Return how the run stands: running, paused, finished, stopped or failed."""
+        with self.store.session() as session:
+            return session.get_one(RunRow, self.id).state
 
     def task(self, number: int) -> TaskConfig:
         """Return what sites are told in a round."""

@@ -40,8 +40,10 @@ logger = logging.getLogger(__name__)
 HELLO_SECONDS = 20.0
 LONGEST_REASON = 500
 """Characters of a site's reasons that are kept."""
+WIDER = 2
+"""An update may be so many times as large as the model that it answers to: a relay's means are float64."""
 SIZE_MARGIN = 2**20
-"""Bytes by which an update may be larger than the model that it answers to."""
+"""Bytes by which it may be larger still."""
 SHA256_DIGITS = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -156,6 +158,16 @@ class FederationService(rpc.FederationServicer):
                         session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
                 case "failed":
                     self._failed(session.site, message.failed)
+                case "survey":
+                    if self._hub.surveyed(session, message.survey.data):
+                        await self._note_survey(session)
+
+    async def _note_survey(self, session: SiteSession) -> None:
+        data = {name: dict(parts) for name, parts in session.survey.items()}
+        try:
+            await asyncio.to_thread(sites.surveyed, self._store, session.site, data)
+        except StorageError as error:  # `sites` shows what was there before; the run goes by what is in memory
+            logger.warning("%s", error.message)
 
     def _failed(self, site: str, failed: pb.TaskFailed) -> None:
         reason = f"{failed.error[:LONGEST_REASON]}: {failed.message[:LONGEST_REASON]}"
@@ -223,7 +235,7 @@ class FederationService(rpc.FederationServicer):
         if self._hub.spool is None:
             raise Refused("The outcome of this task has no arrays.")
         model = task.blob.size if task.blob else 0
-        if not 0 < wanted.size <= model + SIZE_MARGIN:
+        if not 0 < wanted.size <= WIDER * model + SIZE_MARGIN:
             raise Refused(f"An update of {wanted.size} bytes does not go with a model of {model} bytes.")
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from flwr.serverapp import Grid
 
 from fedwon.common.flower import Run as FlowerRun
 from fedwon.common.flower import make_run
-
-Survey = Mapping[str, Mapping[str, int]]
-"""How many images a site has: class name to part ("train", "validation", "test") to count."""
+from fedwon.common.wire.surveys import Survey
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from fedwon.common.errors import Refused, TokenExpired, TokenUsed
+from fedwon.common.wire.surveys import Survey
 from fedwon.server.auditing import operator
 from fedwon.server.store import AuditRow, Site, Store, Token, now
 
@@ -175,6 +176,19 @@ def connected(store: Store, site: str, version: str, data: dict[str, dict[str, i
     """
     if (refusal := noted(store, [Arrival(site, version, data)])[0]) is not None:
         raise refusal
+
+
+def surveyed(store: Store, site: str, data: dict[str, dict[str, int]]) -> None:
+    """Note what images a site has by now."""
+    with store.session() as session:
+        session.execute(update(Site).where(Site.name == site).values(data=data))
+
+
+def surveys(store: Store) -> dict[str, Survey]:
+    """Return what images each site said it has when it was last connected, but for those that were revoked."""
+    with store.session() as session:
+        rows = session.scalars(select(Site)).all()
+    return {row.name: row.data for row in rows if row.data and (row.revoked is None or row.enrolled > row.revoked)}
 
 
 def seen(store: Store, moments: Iterable[tuple[str, datetime]]) -> None:

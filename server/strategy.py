@@ -20,13 +20,14 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
+from fedwon.common.wire.surveys import Survey
 from fedwon.models import local_names
 from fedwon.server.aggregation import average
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
 from fedwon.server.naming import listed
 from fedwon.server.runs import Run
-from fedwon.server.site_grid import SiteGrid, Survey, node_id_of
+from fedwon.server.site_grid import SiteGrid, node_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,7 @@ class FedWon(FedAvg):
         settings, number = self.tracked.config.participation, self.done + server_round
         self._wait_for_sites(settings.minimum)
         self._started, self._reference = time.monotonic(), arrays
-        self._content = RecordDict(
-            {"arrays": arrays, "config": ConfigRecord({**self.tracked.task(number).flat(), **config})}
-        )
+        self._content = RecordDict({"arrays": arrays, "config": self._told(number, config)})
         chosen = choose(self._grid.sites(), settings.fraction, self.tracked.config.seed, number)
         self._surveys.clear()
         self._sent = {}
@@ -117,6 +116,10 @@ class FedWon(FedAvg):
         self._sent |= self._late
         self.tracked.tell(RoundStarted(number, tuple(sorted(self._sent))))
         return list(self._sent.values())
+
+    def _told(self, number: int, config: ConfigRecord) -> ConfigRecord:
+        """Return what sites are told beside the model."""
+        return ConfigRecord({**self.tracked.task(number).flat(), **config})
 
     def _wait_for_sites(self, minimum: int) -> None:
         while len(self._grid.sites()) < minimum:  # one may leave again before it is counted
@@ -206,7 +209,8 @@ class FedWon(FedAvg):
     ) -> tuple[ArrayRecord, MetricRecord | None]:
         settings, sites = self.tracked.config.aggregation, sorted(accepted)
         updates = [accepted[site].update for site in sites]
-        averaged = average(updates, settings.weights, settings.weight_cap, settings.staleness)
+        types = {name: array.dtype for name, array in self._reference.items()}
+        averaged = average(updates, settings.weights, settings.weight_cap, settings.staleness, element_types=types)
         metrics = self.train_metrics_aggr_fn([accepted[site].metrics for site in sites], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})

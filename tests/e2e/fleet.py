@@ -217,15 +217,19 @@ class Fleet:
     def site(self, name: str, data: str | None = None, *, home: Path | None = None, **settings: object) -> Path:
         """Make a site as joining does, without the seconds that two processes take."""
         folder = home or self.folder / name
-        key = new_key()
-        home_again = Home.open(self.dir)
-        certificate = issue(home_again.store, home_again.authority, request(name, key), name)
-        home_again.store.close()
-        save_credentials(folder / "pki", "site", Credentials(load_authority(self.dir / "pki").pem, certificate, key))
+        self.enrol(name, folder)
         where = data or str(images(self.folder / f"{name}.npz"))
         content = {"server": self.config.listen, "data": {"path": where}, "threads": 1, **settings}
         (folder / "client.yaml").write_text(dump(parse(ClientConfig, content, "test")))
         return folder
+
+    def enrol(self, name: str, folder: Path) -> None:
+        """Put a key and a certificate of this federation into a folder."""
+        key = new_key()
+        home = Home.open(self.dir)
+        certificate = issue(home.store, home.authority, request(name, key), name)
+        home.store.close()
+        save_credentials(folder / "pki", "site", Credentials(load_authority(self.dir / "pki").pem, certificate, key))
 
     def spawn(self, *arguments: object, log: str, within: Sequence[str] = (), **kwargs) -> Process:
         """Start a command; `within` is put ahead of it: `ip netns exec NAME`."""

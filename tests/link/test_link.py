@@ -7,12 +7,12 @@ import asyncio
 import grpc
 import pytest
 
-from fedwon.common.errors import (
-    DataMissing,
-)
+from fedwon.client.config import LinkConfig
+from fedwon.client.link import Link
+from fedwon.common.errors import DataMissing
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS
-from tests.link.link_kit import finished, make_link, saying, until, welcome
+from tests.link.link_kit import finished, listening, make_link, saying, until, welcome
 from tests.link.session_kit import DONE, drop, run, turned_down
 
 
@@ -97,6 +97,34 @@ class TestSessions:
         server.scripts = [drop([welcome()]), drop([welcome()]), DONE]
         run(federation, server, survey=survey)
         assert [hello.data[0].train for hello in server.hellos] == [1, 2, 2]
+
+    def test_of_a_relay(self, federation, server):
+        """It has no images of its own, tells what its sites have by now, and hears what its sites must be told."""
+        heard = []
+
+        async def script(server, context):
+            await context.write(welcome())
+            await until(lambda: [message for message in server.got if message.HasField("survey")])
+            await context.write(pb.FromServer(cancel=pb.Cancel(task_id="t")))
+            await context.write(finished())
+
+        async def go():
+            server.scripts = [script]
+            async with listening(federation, server) as address, asyncio.timeout(20):
+                folder = federation.site()
+                (folder / "client.yaml").write_text(f"server: {address}")
+                link = Link(
+                    LinkConfig(server=address), folder, dict, until_finished=True, patience=60.0, overhear=heard.append
+                )
+                link.tell_survey({"good": {"train": 3}})
+                await link.run()
+
+        asyncio.run(go())
+        assert list(server.hellos[0].data) == []
+        [told] = [message.survey for message in server.got if message.HasField("survey")]
+        assert list(told.data) == [pb.ClassCount(name="good", train=3)]
+        kinds = [message.WhichOneof("body") for message in heard]
+        assert [kind for kind in kinds if kind != "heard"] == ["cancel", "finished"]
 
     def test_bytes_that_are_no_message(self, federation, tmp_path):
         """gRPC gives None for them, which must not be taken for the end of the session and waited on."""

@@ -24,12 +24,13 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, CHUNK, OFFSET_KEY, from_rpc
 from fedwon.common.wire.records import records_to_wire
+from fedwon.common.wire.surveys import Survey
 from fedwon.server import sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.grid import GrpcGrid
 from fedwon.server.hub import Hub
 from fedwon.server.serving import Home, serving
-from fedwon.server.site_grid import SiteGrid, Survey, Traffic, node_id_of
+from fedwon.server.site_grid import SiteGrid, Traffic, node_id_of
 from fedwon.server.store import Store
 
 CLASSES = ("bad", "good")

@@ -83,7 +83,11 @@ ARRAYS = [
         {"conv__bias": np.zeros((2, 1), np.float32)},
         MISFIT + "other shape: conv.bias [2, 1] in place of [2].",
     ),
-    ({"conv__bias": np.zeros(2, np.float64)}, "tensor `conv.bias` is float64, the global model's is float32"),
+    ({"conv__bias": np.zeros(2, np.float16)}, "tensor `conv.bias` is float16, the global model's is float32"),
+    ({"conv__bias": np.float64([1, -1e38])}, None),  # as a relay sends its means
+    ({"conv__bias": np.float64([0, 1e39])}, "tensor `conv.bias` holds numbers that are not finite"),
+    ({"conv__bias": np.float64([0, -np.inf])}, "tensor `conv.bias` holds numbers that are not finite"),
+    ({"steps": np.array(5, np.float64)}, "tensor `steps` is float64, the global model's is int64"),
     ({"conv__bias": np.zeros(2, np.int32)}, "tensor `conv.bias` is int32, the global model's is float32"),
     ({"conv__bias": np.float32([0, np.nan])}, "tensor `conv.bias` holds numbers that are not finite"),
     ({"conv__weight": np.full((2, 3), -np.inf, np.float32)}, "tensor `conv.weight` holds numbers that are not finite"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedwon.common.errors import TooFewUpdates
@@ -52,6 +52,21 @@ def broken(message, site):
     content = answering()(message, site)
     bad = shifted(content["arrays"], float("nan"))
     return RecordDict({"arrays": bad, "metrics": content["metrics"]})
+
+
+def wide(message, site):
+    """A relay: its mean is in float64, a third of a unit in the last place above what float32 can hold."""
+    content = answering()(message, site)
+    finer = ArrayRecord()
+    for name, array in content["arrays"].items():
+        values = array.numpy()
+        fine = (
+            values.astype(np.float64) + np.spacing(values).astype(np.float64) / 3
+            if values.dtype.kind == "f"
+            else values
+        )
+        finer[name] = Array(ndarray=fine)
+    return RecordDict({"arrays": finer, "metrics": content["metrics"]})
 
 
 # ---- whom it asks
@@ -341,3 +356,15 @@ def test_broken_off_and_resumed_gives_the_same_bits_as_in_one_go(make_run):
     start(parts, FakeGrid(behaviours), rounds=1)
     start(parts, FakeGrid(behaviours), done=1, rounds=1)
     assert same(whole.last()[1], parts.last()[1])
+
+
+@pytest.mark.parametrize("relays", [("a",), ("b",), ("a", "b", "c")])
+def test_relays_beside_sites(make_run, relays):
+    """A mean in float64 counts as it is and is rounded with all others, once: the model keeps its element types."""
+    run, sites = make_run(minimum=3), ("a", "b", "c")
+    before = {name: array.dtype for name, array in run.last()[1].items()}
+    grid = FakeGrid({site: wide if site in relays else answering() for site in sites})
+    result = start(run, grid).arrays
+    assert {name: array.dtype for name, array in result.items()} == before
+    plain = start(make_run(minimum=3), FakeGrid(dict.fromkeys(sites, answering()))).arrays
+    assert same(result, plain)  # a third of a unit is rounded away

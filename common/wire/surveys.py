@@ -1,0 +1,33 @@
+"""What images a site has, by class and part, as it travels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fedwon.common.wire import fedwon_pb2 as pb
+
+PARTS = ("train", "validation", "test")
+
+Survey = Mapping[str, Mapping[str, int]]
+"""How many images a site has: class name to part ("train", "validation", "test") to count."""
+
+
+def survey_to_wire(survey: Survey) -> list[pb.ClassCount]:
+    """Turn a survey into wire form; a part that is not there counts no image."""
+    return [pb.ClassCount(name=name, **{part: parts.get(part, 0) for part in PARTS}) for name, parts in survey.items()]
+
+
+def survey_from_wire(rows: Iterable[pb.ClassCount]) -> dict[str, dict[str, int]]:
+    """Turn wire form into a survey."""
+    return {row.name: {part: getattr(row, part) for part in PARTS} for row in rows}
+
+
+def summed(surveys: Iterable[Survey]) -> dict[str, dict[str, int]]:
+    """Add surveys up: what several sites have together, classes sorted."""
+    total: dict[str, dict[str, int]] = {}
+    for survey in surveys:
+        for name, parts in survey.items():
+            counts = total.setdefault(name, dict.fromkeys(PARTS, 0))
+            for part in PARTS:
+                counts[part] += parts.get(part, 0)
+    return dict(sorted(total.items()))
