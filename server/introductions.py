@@ -39,15 +39,17 @@ class Known:
     number: int
 
 
-def known_from(content: RecordDict) -> Known:
+def known_from(reply: Message) -> Known:
     """Read the answer of `survey_message`.
 
     Raises:
         ConfigError: the name cannot be a site's.
         VersionGap: the site's fedwon is too old or too new.
-        TaskFailed: it is no such answer.
+        TaskFailed: it is no such answer, or an error.
     """
-    record = content.config_records.get("site")
+    if reply.has_error():
+        raise TaskFailed(" ".join(reply.error.reason.split()) or "no reason given")
+    record = reply.content.config_records.get("site")
     told: Mapping[str, Any] = record if record is not None else {}
     try:
         name, version, classes = str(told["name"]), str(told["version"]), list(told["classes"])
@@ -121,9 +123,7 @@ class Introductions:
         for reply in self._flower.pull_messages(list(self._asked)) if self._asked else ():
             node, _ = self._asked.pop(reply.metadata.reply_to_message_id)
             try:
-                if reply.has_error():
-                    raise TaskFailed(" ".join(reply.error.reason.split()) or "no reason given")
-                self._known[node] = known_from(reply.content)
+                self._known[node] = known_from(reply)
             except (TaskFailed, ConfigError, VersionGap) as error:
                 self._note_failure(node, error)
 

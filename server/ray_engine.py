@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -23,8 +24,18 @@ from fedwon.common.run_config import ParticipationConfig
 from fedwon.server.flower_grid import FlowerGrid
 from fedwon.server.site_grid import SiteGrid
 
-LOOPBACK = "127.0.0.1"
 LISTED = "virtual-sites.json"
+QUIET: Mapping[str, str] = MappingProxyType(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning at each start
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+)
+"""What Ray reads from the environment when it is imported."""
+THIS_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Where this says 0, Ray listens on the loopback address only, on Linux as well; whoever reaches a port of Ray's can
+run code here."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class RayEngine:
         """
         if importlib.util.find_spec("ray") is None:
             raise MissingExtra("Ray is not installed.", hint="pip install 'fedwon[simulation]'")
+        os.environ.update(QUIET)
+        os.environ[THIS_MACHINE] = "1" if self.address else "0"
         listed = folder.resolve() / LISTED
         list_sites(listed, sites, base)
         server, stopped = ServerApp(), threading.Event()
@@ -87,7 +100,7 @@ class RayEngine:
             started["address"] = self.address
         else:
             workers = self.workers or max(1, (os.cpu_count() or 1) // threads)
-            started |= {"num_cpus": workers * threads, "_node_ip_address": LOOPBACK}
+            started["num_cpus"] = workers * threads
         return {"init_args": started, "client_resources": {"num_cpus": threads, "num_gpus": 0.0}}
 
 
