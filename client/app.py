@@ -129,7 +129,7 @@ def survey_message(message: Message, context: Context) -> Message:
     site = Site.of(context)
     found = survey(site.config.data, site.base)
     rows = found.as_dict()
-    parts = {part: [rows[name][part] for name in rows] for part in PARTS}
+    parts: dict[str, list[int]] = {part: [rows[name][part] for name in rows] for part in PARTS}
     told = ConfigRecord({"name": site.name, "version": VERSION, "classes": list(rows), **parts})
     return Message(RecordDict({SITE: told}), reply_to=message)
 

@@ -200,7 +200,8 @@ def simulate(
 ) -> None:
     """Run a federation without sites: in this one process, or on Ray; for experiments and tests."""
     from fedwon.server.display import show_outcome, watching
-    from fedwon.server.simulating import RayEngine, SimulationConfig, simulation_report
+    from fedwon.server.ray_engine import RayEngine
+    from fedwon.server.simulating import SimulationConfig, simulation_report
     from fedwon.server.simulating import simulate as run_simulation
 
     if engine != "ray" and (workers or ray_address):

@@ -48,7 +48,7 @@ def known_from(reply: Message) -> Known:
         TaskFailed: it is no such answer, or an error.
     """
     if reply.has_error():
-        raise TaskFailed(" ".join(reply.error.reason.split()) or "no reason given")
+        raise TaskFailed(" ".join((reply.error.reason or "no reason given").split()))
     record = reply.content.config_records.get("site")
     told: Mapping[str, Any] = record if record is not None else {}
     try:
