@@ -10,7 +10,7 @@ import yaml
 
 from fedwon.common.config import load
 from fedwon.server.simulating import SimulationConfig, simulate
-from tests.e2e.fleet import TINY, command, digests, images
+from tests.e2e.fleet import PATIENCE, TINY, command, digests, images
 from tests.e2e.marked import MARK, marked, wait_gone
 
 LAST_WORDS = 30.0  # Ray's agents look once in a while whether their parent lives
@@ -35,6 +35,7 @@ def test_ray_and_the_one_process_give_the_same_model_in_every_round(config: Path
             *("fedwon-server", "simulate", config, "--data", data, "--out", tmp_path / "ray", "--json"),
             *("--sites", 4, "--fraction", 0.75, "--engine", "ray", "--workers", 2),
             env=environment,
+            timeout=2 * PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         assert wait_gone(environment[MARK], LAST_WORDS) == []
