@@ -17,7 +17,7 @@ from tests.e2e.marked import marked
 
 CHANGES = {"rounds": 2}
 RUN_PATIENCE = (
-    400.0  # seconds; half a minute is usual, but Flower gives up on a task that starts slower than its heartbeats
+    400.0  # half a minute is usual; Flower gives up a task that starts slower than its heartbeats
 )
 
 
