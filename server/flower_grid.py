@@ -26,6 +26,8 @@ from fedwon.server.site_grid import SiteGrid, Survey, Traffic, metrics_of
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 1.0, 1.3
 """Seconds between two looks at what has come, and how they grow while nothing comes."""
+LOOKING = 4.0
+"""The pause is at least so many times what the look took, which with a thousand tasks open is no trifle."""
 
 
 @dataclass
@@ -178,7 +180,10 @@ class FlowerGrid(SiteGrid):
         needed = min(self._rules.quorum or self._rules.minimum, len(self._good | names))
         pauses = _pauses()
         while waiting:
-            for arrived in self._flower.pull_messages(list(waiting)):
+            began = time.monotonic()
+            looked = list(self._flower.pull_messages(list(waiting)))
+            cost = time.monotonic() - began
+            for arrived in looked:
                 message = waiting.pop(arrived.metadata.reply_to_message_id)
                 yield self._ours(message, arrived)  # meanwhile the strategy may have discounted it
                 pauses = _pauses()
@@ -188,7 +193,7 @@ class FlowerGrid(SiteGrid):
             if left <= 0:
                 return
             if waiting:
-                self._rest(min(next(pauses), left))
+                self._rest(min(max(next(pauses), LOOKING * cost), left))
 
     def _ours(self, message: Message, arrived: Message) -> Message:
         """A reply as the strategy expects it: from the site by our number, to the message of our name."""

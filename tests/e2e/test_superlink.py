@@ -16,9 +16,7 @@ from tests.e2e.fleet import BIN, PATIENCE, ROOT, SITES, TINY, Process, digests, 
 from tests.e2e.marked import marked
 
 CHANGES = {"rounds": 2}
-RUN_PATIENCE = (
-    400.0  # half a minute is usual; Flower gives up a task that starts slower than its heartbeats
-)
+RUN_PATIENCE = 400.0  # half a minute is usual; Flower gives up a task that starts slower than its heartbeats
 
 
 def flwr(*arguments: object, env: dict[str, str]) -> dict:
