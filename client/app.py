@@ -23,13 +23,16 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedwon.client import local_state
+from fedwon.client.data import survey
+from fedwon.client.listing import PARTS
 from fedwon.client.opening import Notes, SiteData, open_site
-from fedwon.client.site import Site
+from fedwon.client.site import SITE, Site
 from fedwon.client.training import EVALUATION_BATCH, Evaluation, evaluate, train
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
 from fedwon.common.run_config import TaskConfig
+from fedwon.common.version import VERSION
 from fedwon.models import local_names, standardize_weights
 
 ARRAYS, CONFIG, METRICS, NOTES = "arrays", "config", "metrics", "notes"
@@ -110,6 +113,25 @@ def evaluate_message(message: Message, context: Context) -> Message:
         "corrupt-images": len(data.notes.corrupt),
     }
     return _reply(message, metrics, data.notes)
+
+
+@app.query("survey")
+def survey_message(message: Message, context: Context) -> Message:
+    """Say which site this is and what images it has: what a site tells in its hello where the link is Flower's own.
+
+    Returns:
+        A reply with `site` (name, version; classes, and for each of them the number of train, validation and test
+        images).
+
+    Raises:
+        FedwonError: the site's configuration or its data cannot be used.
+    """
+    site = Site.of(context)
+    found = survey(site.config.data, site.base)
+    rows = found.as_dict()
+    parts: dict[str, list[int]] = {part: [rows[name][part] for name in rows] for part in PARTS}
+    told = ConfigRecord({"name": site.name, "version": VERSION, "classes": list(rows), **parts})
+    return Message(RecordDict({SITE: told}), reply_to=message)
 
 
 def derive_seed(seed: int, site: str, server_round: int) -> int:

@@ -6,23 +6,24 @@ The same app runs under fedwon's link, in a simulation and in Flower's own Super
     flower-supernode --node-config 'site="paper" data.path="digits:paper" threads=1'
 
 Flower's simulation engine gives its virtual nodes a number only. There the run's configuration names a folder of
-domains (`domains = "digits"`), and node i is the domain i by name.
+domains (`domains = "digits"`, and `threads = 1` for the same bits everywhere), and node i is the domain i by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context
 
-from fedwon.client.config import SiteConfig
+from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common.config import FlatValue, flatten, parse, unflatten
 from fedwon.common.errors import ConfigError
 
-SITE, BASE, DOMAINS = "site", "base", "domains"
+SITE, BASE, DOMAINS, THREADS = "site", "base", "domains", "threads"
 PARTITION = "partition-id"
 _FLOWERS_OWN = frozenset({PARTITION, "num-partitions"})
 
@@ -64,13 +65,20 @@ class Site:
 
 def _virtual(number: int, run: Mapping[str, bool | int | float | str]) -> dict[str, FlatValue]:
     """Settings of the virtual node of that number; none if the run's configuration names no domains."""
-    if DOMAINS not in run:
+    if not run.get(DOMAINS):
         return {}
-    domains = list(discover(str(run[DOMAINS])).items())
+    domains = _domains(str(run[DOMAINS]))
     if number >= len(domains):
         raise ConfigError(
             f"Virtual node {number} has no domain: {run[DOMAINS]} has {len(domains)}.",
             hint="Start as many virtual nodes (`num-supernodes`) as there are domains.",
         )
     name, data = domains[number]
-    return {SITE: name, **flatten(data, "data.")}
+    threads: dict[str, FlatValue] = {THREADS: run[THREADS]} if run.get(THREADS) else {}
+    return {SITE: name, **threads, **flatten(data, "data.")}
+
+
+@lru_cache(maxsize=1)
+def _domains(folder: str) -> tuple[tuple[str, DataConfig], ...]:
+    """The domains of a folder by number; looked for once a process, as there may be thousands."""
+    return tuple(discover(folder).items())

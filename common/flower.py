@@ -20,7 +20,17 @@ SERVER_NODE = 1
 
 
 def host_app() -> None:
-    """Give this process the identity that Flower's messages read when they are made; safe to call again."""
+    """Give this process the identity that Flower's messages read when they are made; safe to call again.
+
+    Where Flower's own engines host the app, they have given it one already, and messages must carry that.
+    """
+    try:
+        _ = (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id)
+    except RuntimeError:
+        _give_identity()
+
+
+def _give_identity() -> None:
     TaskIdentity.run_id = 1
     TaskIdentity.task_id = 1
     TaskIdentity.node_id = SERVER_NODE

@@ -27,7 +27,7 @@ from fedwon.common.errors import ConfigError
 Format = Literal["auto", "text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
-_KNOWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_KNOWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "_ray_timestamp_ns"}
 # Libraries whose INFO lines say nothing to an operator.
 _TALKATIVE = ("alembic", "asyncio", "grpc", "httpx", "PIL", "py.warnings", "ray", "sqlalchemy", "urllib3", "filelock")
 _process: dict[str, object] = {}

@@ -189,19 +189,30 @@ def simulate(
     data: Annotated[str, typer.Option(help="A folder of domains, one site each, or `digits` for the built-in set.")],
     out: Annotated[Path | None, typer.Option(help="Keep models and database in this folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=0)] = None,
+    sites: Annotated[int | None, typer.Option(help="Deal the domains out to so many virtual sites.", min=1)] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of the sites that train in a round.", min=1e-6, max=1)
+    ] = None,
+    engine: Annotated[
+        Literal["in-process", "ray"], typer.Option(help="One process, or Flower's simulation engine.")
+    ] = "in-process",
+    workers: Annotated[int | None, typer.Option(help="Ray's processes; one a core without it.", min=1)] = None,
+    ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster that runs already.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a federation in this one process, without sockets: for experiments and tests."""
+    """Run a federation without sites: in this one process, or on Ray; for experiments and tests."""
     from fedwon.server.display import show_outcome, watching
+    from fedwon.server.ray_engine import RayEngine
     from fedwon.server.simulating import SimulationConfig, simulation_report
     from fedwon.server.simulating import simulate as run_simulation
 
+    if engine != "ray" and (workers or ray_address):
+        raise typer.BadParameter("they are for `--engine ray`", param_hint="--workers, --ray-address")
     keep_freed_memory()
-    settings = load(SimulationConfig, config)
-    if seed is not None:
-        settings = settings.model_copy(update={"seed": seed})
+    settings = load(SimulationConfig, config).changed(seed, fraction)
+    ray = RayEngine(workers, ray_address) if engine == "ray" else None
     with watching(quiet=as_json) as listener:
-        result = run_simulation(settings, data, out, [listener])
+        result = run_simulation(settings, data, out, [listener], virtual=sites, ray=ray)
     if as_json:
         typer.echo(json.dumps(simulation_report(settings, result)))
         return

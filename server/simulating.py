@@ -1,4 +1,4 @@
-"""`simulate`: a folder of domains, one site each, trained and evaluated in this process."""
+"""`simulate`: a folder of domains, one site each or many virtual ones, trained and evaluated on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -20,9 +20,12 @@ from fedwon.common.config import Settings
 from fedwon.common.model_file import read_model
 from fedwon.common.run_config import ParticipationConfig, RunConfig
 from fedwon.server.app import Outcome, federate
+from fedwon.server.dealing import domain_of, virtual_sites
 from fedwon.server.evaluation import Evaluation, evaluate_model
-from fedwon.server.events import Listener
+from fedwon.server.events import Event, Listener, RoundCommitted
+from fedwon.server.ray_engine import RayEngine
 from fedwon.server.simulation import InProcessGrid
+from fedwon.server.site_grid import SiteGrid
 from fedwon.server.store import Store
 
 PACKAGES = ("fedwon", "flwr", "torch", "torchvision", "numpy")
@@ -50,6 +53,12 @@ class SimulationConfig(RunConfig):
         """The part that a federation of real sites has as well."""
         return RunConfig.model_validate(self.model_dump(include=set(RunConfig.model_fields)))
 
+    def changed(self, seed: int | None, fraction: float | None) -> Self:
+        """Return the same simulation with what the command line says in place of the file."""
+        rules = {} if fraction is None else {"fraction": fraction}
+        update: dict[str, object] = {} if seed is None else {"seed": seed}
+        return self.model_copy(update=update | {"participation": self.participation.model_copy(update=rules)})
+
 
 @dataclass(frozen=True)
 class Simulated:
@@ -57,47 +66,86 @@ class Simulated:
 
     Attributes:
         seconds: wall time, training and evaluation.
+        rounds: wall time of each round.
     """
 
     outcome: Outcome
     seconds: float
+    rounds: tuple[float, ...] = ()
 
 
-def domain_sites(config: SimulationConfig, data: str) -> dict[str, SiteConfig]:
+def domain_sites(
+    config: SimulationConfig, data: str, *, virtual: int | None = None, folder: Path | None = None
+) -> dict[str, SiteConfig]:
     """Return the sites of a folder of domains.
 
+    Args:
+        config: the simulation.
+        data: a folder of domains, or "digits".
+        virtual: deal the domains out to so many sites; a site a domain without it.
+        folder: where virtual sites' images are put.
+
     Raises:
+        ConfigError: there are fewer virtual sites than domains.
         DataMissing: the folder or a domain that the configuration names is not there.
     """
     found = discover(data, only=config.domains or ())
-    own = {name: config.sites.get(name, DomainSettings()) for name in found}
+    if virtual is not None and folder is not None:
+        found = virtual_sites(found, virtual, config.seed, folder)
+    own = {name: config.sites.get(domain_of(name), DomainSettings()) for name in found}
     return {
         name: SiteConfig(data=where, batch_size=own[name].batch_size, threads=config.threads)
         for name, where in found.items()
     }
 
 
-def simulate(config: SimulationConfig, data: str, out: Path | None, listeners: Sequence[Listener]) -> Simulated:
-    """Run a federation in this process.
+def simulate(
+    config: SimulationConfig,
+    data: str,
+    out: Path | None,
+    listeners: Sequence[Listener],
+    *,
+    virtual: int | None = None,
+    ray: RayEngine | None = None,
+) -> Simulated:
+    """Run a federation on this machine.
 
     Args:
         config: the run.
         data: a folder of domains, or "digits".
         out: where models and database are kept; a temporary folder without it.
         listeners: told what happens.
+        virtual: deal the domains out to so many sites; a site a domain without it.
+        ray: Flower's simulation engine; this process, one site after the other, without it.
 
     Raises:
+        MissingExtra: Ray is asked for and not installed.
         FedwonError: as `federate`.
     """
     started = time.monotonic()
-    grid = InProcessGrid(domain_sites(config, data), Path.cwd())
+    outcomes: list[Outcome] = []
+    rounds: list[float] = []
     with ExitStack() as stack:
         root = out or Path(stack.enter_context(TemporaryDirectory(prefix="fedwon-")))
         root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="sites-", dir=root.resolve())))
+        sites = domain_sites(config, data, virtual=virtual, folder=scratch / "images")
         store = Store(root / "fedwon.db")
         stack.callback(store.close)
-        outcome = federate(grid, config.run, store, root, listeners=listeners)
-    return Simulated(outcome, time.monotonic() - started)
+
+        def _timed(event: Event) -> None:
+            if isinstance(event, RoundCommitted):
+                rounds.append(event.seconds)
+
+        def _work(grid: SiteGrid) -> None:
+            outcomes.append(federate(grid, config.run, store, root, listeners=[*listeners, _timed]))
+
+        if ray is None:
+            _work(InProcessGrid(sites, Path.cwd()))
+        else:
+            rules = config.participation
+            ray.run(sites, rules, _work, base=Path.cwd(), folder=scratch, threads=config.threads)
+    return Simulated(outcomes[0], time.monotonic() - started, tuple(rounds))
 
 
 def standalone(config: RunConfig, sites: Mapping[str, SiteConfig], name: str, base: Path) -> Evaluation:
@@ -134,5 +182,6 @@ def simulation_report(config: SimulationConfig, result: Simulated) -> dict[str, 
         "rounds": config.rounds,
         "seed": config.seed,
         "seconds": round(result.seconds, 2),
+        "round_seconds": [round(seconds, 3) for seconds in result.rounds],
         "versions": versions(),
     }

@@ -9,7 +9,7 @@ another set of the same name (a download in place of a sample) is dealt out anew
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,22 +20,11 @@ from numpy.typing import NDArray
 
 from fedwon.client.config import DataConfig
 from fedwon.client.domains import discover
-from fedwon.client.listing import FolderSource, Listing, Part, Source, list_site
-from fedwon.client.npz import NpzSource
+from fedwon.client.listing import FolderSource, Listing, list_site
+from fedwon.server.dealing import SEPARATOR, Rows, writer_of
 
-SEPARATOR = "--"
-"""Between a domain and the number of one of its sites, in the site's name."""
-
-Rows = NDArray[np.int64]
 Deal = Callable[[NDArray[Any]], list[Rows]]
 """Takes the class names of a part's images, shape (N,), and says which rows each site gets."""
-
-_FOLDER: Mapping[Part, str] = {"train": "train", "validation": "val", "test": "test"}
-
-
-def domain_of(site: str) -> str:
-    """The domain that a site's images come from."""
-    return site.split(SEPARATOR, maxsplit=1)[0]
 
 
 def kept_sites(
@@ -76,33 +65,9 @@ def _deal_out(folder: Path, domain: str, listing: Listing, train: Deal, held_out
         dealt = (train if part == "train" else held_out)(classes)
         if not all(len(rows) for rows in dealt):
             raise ValueError(f"{domain} has too few {part} images ({len(classes)}) for {len(dealt)} sites")
-        write = _writer(listed.source, listed.classes, part)
+        write = writer_of(listed, part)
         for number, rows in enumerate(dealt):
             write(folder / f"{domain}{SEPARATOR}{number:02d}", rows)
-
-
-def _writer(source: Source, classes: Sequence[str], part: Part) -> Callable[[Path, Rows], None]:
-    """What writes some of the images of a part for a site, whose name the path ends in."""
-    if isinstance(source, NpzSource):
-        with np.load(source.path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return lambda site, rows: _write_arrays(site.with_name(f"{site.name}_{part}.npz"), arrays, rows)
-    if isinstance(source, FolderSource):
-        return lambda site, rows: _link_files(site / _FOLDER[part], source.paths, classes, rows)
-    raise ValueError("only .npz files and image files can be dealt out")
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], rows: Rows) -> None:
-    """Write some rows; `classes`, the names of the labels, is written whole."""
-    chosen = {name: array if name == "classes" else array[rows] for name, array in arrays.items()}
-    np.savez(path, allow_pickle=False, **chosen)
-
-
-def _link_files(folder: Path, paths: Sequence[Path], classes: Sequence[str], rows: Rows) -> None:
-    for row in rows:
-        link = folder / classes[row] / paths[row].name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(paths[row].resolve())
 
 
 def _digest(listings: Mapping[str, Listing]) -> str:

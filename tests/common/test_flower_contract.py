@@ -58,6 +58,25 @@ def test_a_message_needs_an_identity_and_takes_a_name():
     assert (error.has_error(), error.error.reason, error.metadata.src_node_id) == (True, "why", 7), MOVED
 
 
+def test_an_identity_that_flower_has_given_stays(monkeypatch):
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 77)
+    flower.host_app()
+    assert (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id) == (77, 77, 77), MOVED
+    monkeypatch.setattr(TaskIdentity, "_run_id", None)
+    flower.host_app()
+    assert TaskIdentity.run_id == 1, MOVED
+
+
+def test_the_simulation_takes_what_ours_hands_it():
+    from flwr.simulation import run_simulation
+
+    wanted = {"server_app", "client_app", "num_supernodes", "backend_config"}
+    assert wanted <= {*parameters(run_simulation)}, MOVED
+
+
 def test_a_message_begins_without_a_name():
     flower.host_app()
     message = Message(RecordDict(), dst_node_id=1, message_type="train", group_id="1")
