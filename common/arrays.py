@@ -67,19 +67,35 @@ class Blob:
     size: int
 
 
-class StoredArray(Array):
-    """A Flower `Array` whose bytes stay in a file until they are asked for."""
+class LazyArray(Array):
+    """A Flower `Array` whose numbers are fetched or made each time they are asked for.
 
-    def __init__(self, path: Path, slot: Slot) -> None:
-        self.dtype, self.shape, self.stype = slot.dtype, slot.shape, "numpy.ndarray"
-        self.path, self.slot = path, slot
+    Args:
+        dtype: element type, NumPy's name.
+        shape: lengths.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape, self.stype = dtype, shape, "numpy.ndarray"
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # Flower declares a plain attribute; nothing sets it here
-        """The array in NumPy's own format, as Flower keeps it; read anew at each call."""
+        """The array in NumPy's own format, as Flower keeps it; made anew at each call."""
         buffer = BytesIO()
         np.save(buffer, self.numpy(), allow_pickle=False)
         return buffer.getvalue()
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the numbers."""
+        raise NotImplementedError
+
+
+class StoredArray(LazyArray):
+    """A Flower `Array` whose bytes stay in a file until they are asked for."""
+
+    def __init__(self, path: Path, slot: Slot) -> None:
+        super().__init__(slot.dtype, slot.shape)
+        self.path, self.slot = path, slot
 
     def numpy(self) -> NDArray[Any]:
         """Read the array.
