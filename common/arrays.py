@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError, storage_error
 from fedwon.common.files import sha256_file, write_atomic
+from fedwon.common.packing import packed
 
 DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -54,17 +55,19 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Blob:
-    """A safetensors file that does not change any more.
+    """A safetensors file, packed or not, that does not change any more.
 
     Attributes:
         path: where it lies.
         digest: SHA-256 of the whole file, hexadecimal.
         size: bytes.
+        packing: how it is packed, see `fedwon.common.packing`; "" where it lies open.
     """
 
     path: Path
     digest: str
     size: int
+    packing: str = ""
 
 
 class LazyArray(Array):
@@ -227,29 +230,31 @@ def open_record(path: Path, *, digest: str | None = None) -> StoredRecord:
     return StoredRecord(blob, slots, metadata)
 
 
-def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None) -> Blob:
+def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None, packing: str = "") -> Blob:
     """Write a record as a safetensors file, by atomic rename; arrays are read and written one at a time.
 
     Args:
         record: named arrays.
         path: the file to make or replace.
         metadata: text entries for the header.
+        packing: `ZSTD` for a packed file.
 
     Raises:
         DiskFull: no space left; what was there before is untouched.
         ModelMismatch: an array's element type is not one of `DTYPES`.
     """
     digest, size = hashlib.sha256(), 0
+    chunks = _serialize(record, metadata or {})
 
     def _hashed() -> Iterator[bytes]:
         nonlocal size
-        for chunk in _serialize(record, metadata or {}):
+        for chunk in packed(chunks) if packing else chunks:
             digest.update(chunk)
             size += len(chunk)
             yield chunk
 
     write_atomic(path, _hashed())
-    return Blob(path, digest.hexdigest(), size)
+    return Blob(path, digest.hexdigest(), size, packing)
 
 
 def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[bytes]:

@@ -129,7 +129,15 @@ class Run:
         """Return the file of the global model after a round."""
         return self.checkpoints.path(number)
 
-    def commit(self, number: int, record: ArrayRecord, *, seconds: float, sites: Sequence[str]) -> StoredRecord:
+    def commit(
+        self,
+        number: int,
+        record: ArrayRecord,
+        *,
+        seconds: float,
+        sites: Sequence[str],
+        delta: ArrayRecord | None = None,
+    ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
         Models that are not kept any more go after that.
@@ -139,6 +147,7 @@ class Run:
             record: the new global model.
             seconds: how long the round took.
             sites: whose updates are in it.
+            delta: what makes it of the model before, in a codec.
 
         Returns:
             The model as it stands on the disk.
@@ -147,6 +156,8 @@ class Run:
             DiskFull: no space left; the round before is untouched.
         """
         blob = self._checkpoint(number, record, sites)
+        if delta is not None:
+            self.checkpoints.write_delta(number, delta, describe(self.task(number)))
         with self.store.session() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))

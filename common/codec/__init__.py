@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
+
+from flwr.app import ConfigRecord, RecordDict
 
 from fedwon.common.codec.forms import BF16, BITS, FP16, INT8, SPARSE, Form
 
@@ -44,5 +46,22 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
 )
 """All codecs by name; `plain` is none of them: arrays as they are, as every version understands them."""
 
-if {"plain", *CODECS} != set(get_args(Up)):  # the type and the table must not drift apart
+PLAIN: Final = "plain"
+TRAFFIC: Final = "traffic"
+"""Name of the record in a message that asks for a codec, and in a reply that was written in one."""
+_CODEC = "codec"
+
+
+def named(codec: str) -> ConfigRecord:
+    """Return the record that names a codec; peers that do not know it pass it over and send plain arrays."""
+    return ConfigRecord({_CODEC: codec})
+
+
+def codec_of(content: RecordDict) -> str:
+    """Return the codec that a message asks for or a reply is written in; `plain` where it names none of ours."""
+    codec = content.config_records.get(TRAFFIC, ConfigRecord()).get(_CODEC)
+    return codec if isinstance(codec, str) and codec in CODECS else PLAIN
+
+
+if {PLAIN, *CODECS} != set(get_args(Up)):  # the type and the table must not drift apart
     raise AssertionError(set(CODECS) ^ set(get_args(Up)))

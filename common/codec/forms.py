@@ -26,7 +26,7 @@ SHARE = 0.05
 """Share of a tensor's entries that `Sparse` sends."""
 ROW = 32
 """Weights of an output channel below which a scale of its own is not worth its four bytes."""
-_LEVELS = 127
+_LEVELS, _PER_RMS = 127, 8
 
 
 class Form(ABC):
@@ -128,7 +128,9 @@ class Half(Form):
 class Int8(Form):
     """The difference in 255 steps, a scale an output channel, rounded up or down at random so that the mean is right.
 
-    An entry is off by less than one step: 1/127 of the largest difference in its channel.
+    A step is 1/8 of the channel's root mean square, or 1/127 of its largest difference where that is more; an entry is
+    off by less than one. Finer steps would add noise bits that the next packing cannot take away: with these a weight
+    costs 5 bits, and rounding adds a quarter of a percent to the update's energy.
     """
 
     name = "int8"
@@ -136,7 +138,7 @@ class Int8(Form):
     def encode(self, values: NDArray[Any], base: NDArray[Any], rng: np.random.Generator) -> Parts:
         """Write a floating-point tensor."""
         rows = difference(values, base).reshape(_rows(base))
-        scale = (np.abs(rows).max(axis=1) / rows.dtype.type(_LEVELS)).astype(np.float32)
+        scale = _step(rows).astype(np.float32)
         steps = np.divide(rows, scale[:, None], where=scale[:, None] > 0, out=np.zeros_like(rows))
         np.floor(np.add(steps, rng.random(rows.shape, dtype=np.float32), out=steps), out=steps)
         return {"steps": np.clip(steps, -_LEVELS, _LEVELS, out=steps).astype(np.int8), "scale": scale}
@@ -189,7 +191,8 @@ def difference(values: NDArray[Any], base: NDArray[Any]) -> NDArray[Any]:
     """Subtract in float32, or in float64 where the tensors are of that."""
     wide = np.result_type(base.dtype, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(wide) - base.astype(wide)
+        delta: NDArray[Any] = values.astype(wide) - base.astype(wide)
+        return delta
 
 
 def added(base: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
@@ -221,6 +224,16 @@ def bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
 def widened(short: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return bfloat16 numbers as float32."""
     return (short.astype(np.uint32) << 16).view(np.float32)
+
+
+def _step(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the distance between two values of each row."""
+    largest = np.abs(rows).max(axis=1)
+    # in units of the largest, whose square may be too large or too small for a number
+    unit = np.where(largest > 0, largest, 1)[:, None]
+    rms = largest * np.sqrt(np.square(rows / unit).mean(axis=1))
+    step: NDArray[Any] = np.maximum(largest / _LEVELS, rms / _PER_RMS)
+    return step
 
 
 def _rows(base: NDArray[Any]) -> tuple[int, int]:

@@ -68,8 +68,9 @@ def allowed(codec, delta, values, base):
     rounding = 4 * eps * (np.abs(values) + np.abs(base) + delta).astype("f8") + np.finfo("f4").tiny
     if codec == "int8":
         rows = delta.reshape(len(delta), -1) if delta.size >= 32 * len(delta) else delta.reshape(1, -1)
-        step = np.broadcast_to(rows.max(axis=1, keepdims=True) / 127 * (1 + 1e-5), rows.shape)
-        return step.reshape(delta.shape) + rounding
+        rms = np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
+        step = np.maximum(rows.max(axis=1, keepdims=True) / 127, rms / 8) * (1 + 1e-5)
+        return np.broadcast_to(step, rows.shape).reshape(delta.shape) + rounding
     if codec == "topk":
         return np.maximum(np.sort(delta.reshape(-1))[-int(np.ceil(SHARE * delta.size))], delta * 2**-8) + rounding
     return delta * {"bf16": 2**-8, "fp16": 2**-11}[codec] + rounding + 2**-24
@@ -143,7 +144,7 @@ def test_the_same_task_gives_the_same_bits_and_another_one_others(codec):
 def test_rounding_is_right_in_the_mean():
     values, base = weights(shape=(2, 64)), np.zeros((2, 64), np.float32)
     mean = np.mean([through(values, base, "int8", str(seed))[0] for seed in range(400)], axis=0)
-    step = np.abs(values).max(axis=1, keepdims=True) / 127
+    step = np.sqrt(np.square(values).mean(axis=1, keepdims=True)) / 8
     assert (np.abs(mean - values) < 0.13 * step).all()  # five standard errors
     rounded = np.round(values / step) * step
     assert np.abs(rounded - values).max() > 0.4 * step.min()  # rounding to nearest would not do
@@ -173,7 +174,7 @@ def test_others_owe_nothing(codec):
 def test_a_debt_of_another_shape_is_forgotten():
     values, base = weights(), weights(1)
     got, _ = through(values, base, "int8", owed=record(w=np.ones((2, 2), np.float32)))
-    np.testing.assert_allclose(got, values, atol=0.1)
+    np.testing.assert_allclose(got, values, atol=0.3)
 
 
 @given(hnp.arrays("float32", 20, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwon.common.errors import BrokenFile, FedwonError, StorageError
+from fedwon.common.errors import BrokenFile, StorageError
 from fedwon.common.packing import WINDOW_LOG, packed, unpack, zstd
 
 CONTENT = bytes(range(256)) * 40
@@ -44,12 +44,12 @@ def test_damaged_cut_or_longer_is_refused(tmp_path, data):
         "longer": good + bytes(place + 1),
         "turned": good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :],
     }[kind]
+    source = file(tmp_path / "a", bad)
     try:
-        out = unpack(file(tmp_path / "a", bad), tmp_path / "b", len(CONTENT)).read_bytes()
-    except FedwonError as error:
-        assert isinstance(error, BrokenFile)
-    else:
-        assert out == CONTENT  # a bit of the frame's header that does not matter
+        out = unpack(source, tmp_path / "b", len(CONTENT)).read_bytes()
+    except BrokenFile:
+        return
+    assert out == CONTENT  # a bit of the frame's header that does not matter
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
