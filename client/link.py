@@ -21,6 +21,7 @@ from fedwon.client.lock import locked
 from fedwon.client.renewal import Renewal
 from fedwon.client.tasks import TaskRunner
 from fedwon.client.transfers import Pauses
+from fedwon.common.codec import CODECS
 from fedwon.common.config import load
 from fedwon.common.errors import ConfigError, ConfigMissing, FedwonError, LinkError, Unreachable, VersionGap
 from fedwon.common.pki import load_credentials, site_of
@@ -171,7 +172,8 @@ class Link:
             )
             for name, parts in self._counted.items()
         ]
-        return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
+        known = {"unfinished": runner.unfinished(), "codecs": sorted(CODECS)}
+        return pb.Hello(version=VERSION, instance=self._instance, data=data, **known)
 
     async def _welcome(self, call: Call) -> pb.Welcome:
         message = await _next(call, self._server, WELCOME_SECONDS)

@@ -230,6 +230,11 @@ def open_record(path: Path, *, digest: str | None = None) -> StoredRecord:
     return StoredRecord(blob, slots, metadata)
 
 
+def numbers_size(record: ArrayRecord) -> int:
+    """Return the bytes of a record's numbers, without what describes them."""
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
+
+
 def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None, packing: str = "") -> Blob:
     """Write a record as a safetensors file, by atomic rename; arrays are read and written one at a time.
 

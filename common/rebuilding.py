@@ -13,6 +13,7 @@ from fedwon.common.packing import ZSTD, unpack
 
 OF_MODEL = "fedwon.model"
 """Text entry of a file of differences: the text entries of the model file that it makes."""
+UNPACKED = ".unpacked"
 SIZE_MARGIN = 2**20
 """Bytes by which what belongs to a model may be larger than the model: headers, scales."""
 
@@ -29,7 +30,7 @@ def opened(blob: Blob, model_size: int) -> StoredRecord:
         StorageError: it cannot be read, or not be unpacked for want of space.
     """
     if blob.packing == ZSTD:
-        return open_record(unpack(blob.path, blob.path.with_suffix(".unpacked"), model_size + SIZE_MARGIN))
+        return open_record(unpack(blob.path, blob.path.with_suffix(UNPACKED), model_size + SIZE_MARGIN))
     return open_record(blob.path, digest=blob.digest)
 
 

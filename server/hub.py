@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fedwon.common.arrays import Blob
+from fedwon.common.codec import CODECS
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.session import SiteSession
@@ -49,6 +50,7 @@ class Task:
     Attributes:
         offer: what the site is told.
         blob: the model that it may fetch for it.
+        deltas: files of differences that it may fetch in its place.
         answers: where the answer goes; None ends the wait.
         uploading: held while the site sends the outcome, so that two calls never write one file.
         receiving: the patience with the call that sends it, or sent it last.
@@ -58,12 +60,18 @@ class Task:
     offer: pb.Offer
     blob: Blob | None
     answers: SimpleQueue[Answer | None]
+    deltas: tuple[Blob, ...] = ()
     done: bool = False
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
     uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
     receiving: Patience | None = None
+
+    @property
+    def files(self) -> tuple[Blob, ...]:
+        """All that the site may fetch."""
+        return self.deltas if self.blob is None else (self.blob, *self.deltas)
 
 
 class Hub:
@@ -109,7 +117,8 @@ class Hub:
         if old is not None:
             old.outgoing.put_nowait(None)
         survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
-        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
+        codecs = CODECS.keys() & hello.codecs
+        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished), frozenset(codecs))
         self.sessions[site] = session
         self._left.pop(site, None)
         self._arrivals += old is None
@@ -263,15 +272,16 @@ class Hub:
             raise LinkError("No round is open yet; try again.")
 
     def fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
-        """Return the model that a site may fetch for one of its tasks.
+        """Return the model, or the file of differences, that a site may fetch for one of its tasks.
 
         Raises:
             Refused: none of its tasks is about that model.
             LinkError: nothing has been asked since the server started.
         """
         for task in self.tasks.values():
-            if task.site == site and task.blob is not None and task.blob.digest == digest:
-                return task, task.blob
+            for blob in task.files if task.site == site else ():
+                if blob.digest == digest:
+                    return task, blob
         self._check_asked()
         raise Refused(f"No task of site {site} is about the model {digest[:12]}.")
 

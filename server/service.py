@@ -16,6 +16,8 @@ import grpc
 from fedwon.common.arrays import Blob
 from fedwon.common.certificates import claimed_name
 from fedwon.common.errors import FedwonError, LinkError, Refused, Revoked, StorageError
+from fedwon.common.packing import ZSTD
+from fedwon.common.rebuilding import SIZE_MARGIN
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
@@ -38,8 +40,6 @@ logger = logging.getLogger(__name__)
 HELLO_SECONDS = 20.0
 LONGEST_REASON = 500
 """Characters of a site's reasons that are kept."""
-SIZE_MARGIN = 2**20
-"""Bytes by which an update may be larger than the model that it answers to."""
 SHA256_DIGITS = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -186,7 +186,7 @@ class FederationService(rpc.FederationServicer):
 
     def _fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
         """Return a model of a site's own task, and note it where one asks for another's."""
-        others = [task for task in self._hub.tasks.values() if task.blob is not None and task.blob.digest == digest]
+        others = [task for task in self._hub.tasks.values() if any(blob.digest == digest for blob in task.files)]
         if others and not any(task.site == site for task in others):
             self.refusals.note("another site's task", site, f"asked for the model {digest[:12]}")
         return self._hub.fetchable(site, digest)
@@ -221,6 +221,8 @@ class FederationService(rpc.FederationServicer):
         model = task.blob.size if task.blob else 0
         if not 0 < wanted.size <= model + SIZE_MARGIN:
             raise Refused(f"An update of {wanted.size} bytes does not go with a model of {model} bytes.")
+        if wanted.packing not in {"", ZSTD}:
+            raise Refused(f"The update is packed as {wanted.packing[:20]!r}, which this version cannot unpack.")
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)
         await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
