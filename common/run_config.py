@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedwon.common.codec import Down, Up
+from fedwon.common.codec import PLAIN, Down, Up
 from fedwon.common.config import Settings, flatten, parse, unflatten
 from fedwon.common.methods import METHODS, Keeps, Method, MethodName, Normalization
 from fedwon.common.recipes import RECIPES, RecipeName
@@ -192,6 +192,9 @@ class RunConfig(Settings):
         """The method's row in the table of methods."""
         return METHODS[self.method]
 
+
+BEFORE_CODECS: Mapping[str, object] = MappingProxyType({"traffic": {"up": PLAIN, "down": PLAIN}})
+"""What the configuration of a run of version 0.1 does not say; a run that is taken up goes on as it began."""
 
 _LATER: Mapping[str, object] = MappingProxyType(
     {

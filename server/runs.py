@@ -20,7 +20,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import FedwonError, RunMissing, storage_error
 from fedwon.common.files import remove_leftovers
 from fedwon.common.model_file import describe
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
@@ -112,8 +112,8 @@ class Run:
 
     @classmethod
     def of_row(cls, store: Store, root: Path, row: RunRow, listeners: Sequence[Listener] = ()) -> Run:
-        """Make the run that a row describes."""
-        config = parse(RunConfig, row.config, f"the configuration of run {row.id}")
+        """Make the run that a row describes; one that began before there were codecs goes on without."""
+        config = parse(RunConfig, {**BEFORE_CODECS, **row.config}, f"the configuration of run {row.id}")
         return cls(store, root, row.id, config, row.classes, listeners)
 
     def task(self, number: int) -> TaskConfig:
