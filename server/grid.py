@@ -61,8 +61,11 @@ class GrpcGrid(SiteGrid):
         self._hub.spool, self._hub.away_seconds = spool, self._rules.away_seconds
 
     def shorten(self, model: str, delta: Delta) -> None:
-        """Offer sites a file of differences in place of a model, from now on."""
-        self._deltas = {model: delta}
+        """Offer sites a file of differences in place of a model, from now on.
+
+        Earlier ones stay: a task that is carried on into another round is to be the same task.
+        """
+        self._deltas[model] = delta
 
     def sites(self) -> list[str]:
         """Return the names of the sites that are connected, sorted."""
@@ -218,9 +221,9 @@ class GrpcGrid(SiteGrid):
         return Task(site, offer, files, SimpleQueue(), short)
 
     def _knows(self, site: str, codec: str) -> bool:
-        """Tell whether a site can write in a codec; one that is away is asked, and may answer plainly."""
-        session = self._hub.sessions.get(site)
-        return session is None or codec in session.codecs
+        """Tell whether a site can write in a codec; one that never was here is asked, and may answer plainly."""
+        known = self._hub.codecs.get(site)
+        return known is None or codec in known
 
     def _on_disk(self, record: ArrayRecord, stored: dict[int, StoredRecord]) -> StoredRecord:
         """Return arrays as a file that sites can fetch; those in memory are written, once for all sites."""

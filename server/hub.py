@@ -83,6 +83,8 @@ class Hub:
     Attributes:
         spool: where outcomes with arrays land; None where none are expected.
         away_seconds: a site that has been away for so long is not waited for; None: for ever.
+        codecs: in which each site that was ever here can write its updates, besides plainly. Longer than a session, so
+            that a task which is handed out again while its site is away is the same task.
         stopped: the server goes down.
     """
 
@@ -90,6 +92,7 @@ class Hub:
         self.heartbeat_seconds = heartbeat_seconds
         self.sessions: dict[str, SiteSession] = {}
         self.tasks: dict[str, Task] = {}
+        self.codecs: dict[str, frozenset[str]] = {}
         self.spool: Path | None = None
         self.away_seconds: float | None = None
         self.stopped = False
@@ -117,8 +120,8 @@ class Hub:
         if old is not None:
             old.outgoing.put_nowait(None)
         survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
-        codecs = CODECS.keys() & hello.codecs
-        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished), frozenset(codecs))
+        session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
+        self.codecs[site] = frozenset(CODECS.keys() & hello.codecs)
         self.sessions[site] = session
         self._left.pop(site, None)
         self._arrivals += old is None

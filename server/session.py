@@ -20,7 +20,6 @@ class SiteSession:
         instance: drawn by the client at its start, so that a reconnection differs from a second client.
         survey: how many images the site has, by class and part.
         held: tasks whose outcome the site said it keeps, until it is told that nobody needs them.
-        codecs: in which it can write its updates, besides plainly.
         outgoing: what waits to be sent; None closes the session.
         peer: the certificate that it was opened with.
         refusal: what it is ended with, once it is.
@@ -31,7 +30,6 @@ class SiteSession:
     instance: str
     survey: Mapping[str, Mapping[str, int]]
     held: frozenset[str] = frozenset()
-    codecs: frozenset[str] = frozenset()
     outgoing: asyncio.Queue[pb.FromServer | None] = field(default_factory=asyncio.Queue)
     heard: float = field(default_factory=time.monotonic)
     progress: pb.Heartbeat = field(default_factory=pb.Heartbeat)

@@ -77,10 +77,11 @@ class FedWon(FedAvg):
         self._content = RecordDict()
         self._late: dict[str, Message] = {}
         self._local = local_names(network(run.task(0)), run.config.rules.keeps)
-        self._reference: ArrayRecord = run.last()[1]
+        last = run.last()[1]
+        self._reference: ArrayRecord = last
         self._answers = Answers(run, grid, self._shared(self._reference), self._surveys)
         self._started = 0.0
-        self._announce(done, run.last()[1])
+        self._announce(done, last)
 
     def summary(self) -> None:
         """Log what this run does."""

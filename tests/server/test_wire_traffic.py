@@ -42,7 +42,26 @@ async def test_each_site_is_asked_for_what_it_can(running):
     await running.done(running.grid.push_messages, asking(running, model, "a", "b"))
     assert offered(await new.next("offer")) == ("int8", ZSTD)
     assert offered(await old.next("offer")) == (None, "")
-    assert running.hub.sessions["a"].codecs == {"int8"}
+    assert running.hub.codecs == {"a": {"int8"}, "b": set()}
+
+
+@wired
+async def test_a_task_stays_the_same_while_its_site_is_away_and_later_models_come(running):
+    """Otherwise what the site has done of it would be refused."""
+    model, later = (stored(running.home.folder / f"{n}.safetensors", shifted(WEIGHTS, n)) for n in (0, 1))
+    running.grid.shorten(model.blob.digest, Delta(later.blob, base="b" * 64))
+    new, old = await running.site("new").connect(codecs=["int8"]), await running.site("old").connect()
+    messages = asking(running, model, "new", "old")
+    await running.done(running.grid.push_messages, messages)
+    before = dict(running.hub.tasks)
+    for session in (new, old):
+        await session.next("offer")
+        await session.leave()
+    await running.sites_are()
+    running.grid.shorten(later.blob.digest, Delta(model.blob, base="c" * 64))
+    await running.done(running.grid.push_messages, messages)
+    assert len(before) == 2
+    assert all(running.hub.tasks[name] is task for name, task in before.items())
 
 
 @wired
