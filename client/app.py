@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from fedwon.client import local_state
 from fedwon.client.data import survey
 from fedwon.client.listing import PARTS
 from fedwon.client.opening import Notes, SiteData, open_site
+from fedwon.client.sending import ARRAYS, encoded
 from fedwon.client.site import SITE, Site
 from fedwon.client.training import EVALUATION_BATCH, Evaluation, evaluate, train
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
@@ -35,8 +36,8 @@ from fedwon.common.run_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import local_names, standardize_weights
 
-ARRAYS, CONFIG, METRICS, NOTES = "arrays", "config", "metrics", "notes"
-"""Names of the records in a message."""
+CONFIG, METRICS, NOTES = "config", "metrics", "notes"
+"""Names of the records in a message, beside `arrays`."""
 
 CORRUPT_NAMED = 20
 """At most so many unreadable images are named in a reply; all of them are counted."""
@@ -52,7 +53,8 @@ def train_message(message: Message, context: Context) -> Message:
     """Evaluate the global model on the validation images, then train it.
 
     Returns:
-        A reply with `arrays` (parameters and buffers, without what stays at the site), `metrics` (num-examples,
+        A reply with `arrays` (parameters and buffers, without what stays at the site; as the codec writes them that the
+        message asks for, which `traffic` then names), `metrics` (num-examples,
         train-loss, train-seconds, steps, clipped-fraction, validation-loss, validation-correct, validation-examples,
         corrupt-images) and `notes`.
 
@@ -86,7 +88,8 @@ def train_message(message: Message, context: Context) -> Message:
         **_measures("validation", before),
         "corrupt-images": len(data.notes.corrupt),
     }
-    return _reply(message, metrics, data.notes, record_of(model, without=local))
+    sent = encoded(record_of(model, without=local), message.content, context.state, task, site.name)
+    return _reply(message, metrics, data.notes, sent)
 
 
 @app.evaluate()
@@ -254,7 +257,7 @@ def _measures(prefix: str, evaluation: Evaluation) -> dict[str, int | float]:
 
 
 def _reply(
-    message: Message, metrics: dict[str, int | float], notes: Notes, arrays: ArrayRecord | None = None
+    message: Message, metrics: dict[str, int | float], notes: Notes, sent: Mapping[str, ArrayRecord | ConfigRecord] = {}
 ) -> Message:
     told = ConfigRecord(
         {
@@ -265,6 +268,4 @@ def _reply(
         }
     )
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {METRICS: MetricRecord(dict(metrics)), NOTES: told}
-    if arrays is not None:
-        records[ARRAYS] = arrays
-    return Message(RecordDict(records), reply_to=message)
+    return Message(RecordDict({**records, **sent}), reply_to=message)

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, RecordDict
 from fedwon.common.arrays import Blob, StoredRecord, open_record, read_header, write_record
 from fedwon.common.errors import BrokenFile, FedwonError, Refused, storage_error
 from fedwon.common.files import make_folder, sha256_file, write_atomic
+from fedwon.common.rebuilding import UNPACKED, rebuild
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_to_wire
 
@@ -61,7 +62,7 @@ class Journal:
                 if path.stem not in kept:
                     path.unlink(missing_ok=True)
 
-    def keep(self, task_id: str, model: str, content: RecordDict, seconds: float) -> pb.SubmitHeader:
+    def keep(self, task_id: str, model: str, content: RecordDict, seconds: float, packing: str = "") -> pb.SubmitHeader:
         """Put the outcome of a task on the disk: its arrays first, then the header, without which nothing counts.
 
         Args:
@@ -69,6 +70,7 @@ class Journal:
             model: digest of the model that it started from.
             content: Flower's records.
             seconds: work on the task.
+            packing: how the arrays are packed, as they lie here and as they travel.
 
         Returns:
             What is sent ahead of the arrays.
@@ -79,7 +81,7 @@ class Journal:
         self.drop([task_id])  # one from another model: its header must not stand beside these arrays
         stored = RecordDict()
         for name, record in content.items():
-            stored[name] = self._stored(task_id, record) if isinstance(record, ArrayRecord) else record
+            stored[name] = self._stored(task_id, record, packing) if isinstance(record, ArrayRecord) else record
         header = pb.SubmitHeader(task_id=task_id, records=records_to_wire(stored), seconds=seconds)
         content_bytes = header.SerializeToString()
         write_atomic(self._header(task_id, model), hashlib.sha256(content_bytes).digest() + content_bytes)
@@ -93,10 +95,8 @@ class Journal:
         newest = list(dict.fromkeys([kept, *(_task_of(path) for path in by_age)]))
         self.drop(newest[KEPT_OUTCOMES:])
 
-    def _stored(self, task_id: str, record: ArrayRecord) -> StoredRecord:
-        path = self.arrays(task_id)
-        blob = write_record(record, path)
-        return open_record(path, digest=blob.digest)
+    def _stored(self, task_id: str, record: ArrayRecord, packing: str) -> StoredRecord:
+        return StoredRecord(write_record(record, self.arrays(task_id), packing=packing), {}, {})
 
     def finished(self, task_id: str, model: str) -> pb.SubmitHeader | None:
         """Return the outcome of a task that was done before from the same model, or None; a damaged one is dropped."""
@@ -137,7 +137,7 @@ class Journal:
                 self.arrays(name).unlink(missing_ok=True)
 
     def arrays(self, task_id: str) -> Path:
-        """Return the file of an outcome's arrays."""
+        """Return the file of an outcome's arrays, packed if they travel so."""
         return self.folder / f"{check_name(task_id)}.safetensors"
 
     def _header(self, task_id: str, model: str) -> Path:
@@ -168,8 +168,16 @@ class ModelCache:
             raise Refused(f"The server names a model by {wanted.digest[:80]!r}, which is no digest.")
         return self.folder / f"{wanted.digest}.part"
 
+    def has(self, digest: str) -> bool:
+        """Tell whether a model seems to be here; `get` says whether it is whole.
+
+        Raises:
+            Refused: the digest is none.
+        """
+        return self.partial(pb.Blob(digest=digest)).with_suffix(".safetensors").exists()
+
     def get(self, wanted: pb.Blob) -> StoredRecord | None:
-        """Return a model that is here and whole, or None."""
+        """Return a model that is here and whole, or None; of `wanted` the digest counts."""
         path = self.partial(wanted).with_suffix(".safetensors")
         if not path.exists():
             return None
@@ -199,12 +207,40 @@ class ModelCache:
             self._prune(path)
         return StoredRecord(Blob(path, wanted.digest, wanted.size), *read_header(path))
 
+    def rebuild(self, wanted: pb.Blob, delta: pb.Delta) -> bool:
+        """Make a model of another one that is here and a file of differences that was fetched whole.
+
+        Returns:
+            Whether the model is here now. It is not where the differences are damaged, or where this version makes
+            other bytes of them than the server did; then the model has to be fetched.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        part, base = self.partial(delta.file), self.get(pb.Blob(digest=delta.base))
+        made = self.partial(wanted)
+        try:
+            if base is None or sha256_file(part) != delta.file.digest:
+                return False
+            file = Blob(part, delta.file.digest, delta.file.size, delta.file.packing)
+            rebuild(file, base, made, wanted.size)
+            self.accept(wanted)
+        except BrokenFile as error:
+            logger.warning("the model %s cannot be made of differences: %s", wanted.digest[:12], error.message)
+            return False
+        finally:
+            with _writing(self.folder):
+                for path in (part, made, part.with_suffix(UNPACKED)):
+                    path.unlink(missing_ok=True)
+        return True
+
     def _prune(self, newest: Path) -> None:
         models = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in [path for path in models if path != newest][KEPT_MODELS - 1 :]:
             path.unlink(missing_ok=True)
-        for part in self.folder.glob("*.part"):
-            part.unlink(missing_ok=True)
+        for pattern in ("*.part", f"*{UNPACKED}"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def _task_of(header: Path) -> str:

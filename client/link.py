@@ -20,6 +20,7 @@ from fedwon.client.judgement import Judgement
 from fedwon.client.renewal import Renewal
 from fedwon.client.tasks import App, TaskRunner, training_app
 from fedwon.client.transfers import Pauses
+from fedwon.common.codec import CODECS
 from fedwon.common.config import load
 from fedwon.common.errors import (
     ConfigError,
@@ -182,8 +183,13 @@ class Link:
             self._counted = await asyncio.to_thread(self._survey)
         except FedwonError as error:  # a share that is away for a while; the site may hold an outcome to hand in
             logger.error("%s %s", error.message, error.hint)  # noqa: TRY400
-        data = survey_to_wire(self._counted)
-        return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
+        return pb.Hello(
+            version=VERSION,
+            instance=self._instance,
+            data=survey_to_wire(self._counted),
+            unfinished=runner.unfinished(),
+            codecs=sorted(CODECS),
+        )
 
     def tell_survey(self, survey: Survey) -> None:
         """Tell the server what images there are by now, at once or after the hello of the next session."""

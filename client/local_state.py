@@ -1,7 +1,8 @@
-"""What of a network stays at this site: its own layers, after the last rounds that it trained.
+"""What stays at this site: its own layers, after the last rounds that it trained, and what its updates still owe.
 
 They live in Flower's `context.state`, one `ArrayRecord` a round under the name `<run>.r<round>`, so a stock SuperNode
-and a simulation carry them as well. Under our own link they are put on the disk before the update of the same round
+and a simulation carry them as well; what a codec left out of an update (error feedback) beside them, as
+`<run>.feedback.r<round>`. Under our own link they are put on the disk before the update of the same round
 counts as finished: a power cut between the two costs that round's training, and never its result.
 
 Two rounds are kept, because a task may be asked for again: round r starts from the newest state before r.
@@ -22,48 +23,57 @@ from fedwon.common.files import make_folder, move
 
 logger = logging.getLogger(__name__)
 
+LAYERS, FEEDBACK = "", ".feedback"
+"""Kinds of what is kept."""
 KEPT_ROUNDS = 2
-KEPT_RUNS = 4
-_NAME = re.compile(r"(?P<run>.+)\.r(?P<round>\d{4,})")
+KEPT_RUNS: Mapping[str, int] = {LAYERS: 4, FEEDBACK: 1}
+"""Of how many runs, by kind: what an update owes is as large as a model, and a run that is taken up again later, after
+another one, does without."""
+_NAME = re.compile(r"(?P<run>.+?)(?P<kind>\.feedback)?\.r(?P<round>\d{4,})")
 _UNNAMED = "unnamed"
 _FILE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,200})@(?P<digest>[0-9a-f]{64})")
 
 
-def recall(state: RecordDict, run: str, *, before: int) -> ArrayRecord | None:
-    """Return the site's own tensors of the newest round of a run before this one; None if there are none yet."""
-    rounds = [number for number in _rounds(state, run) if number < before]
-    return state.array_records[_name(run, max(rounds))] if rounds else None
+def recall(state: RecordDict, run: str, *, before: int, kind: str = LAYERS) -> ArrayRecord | None:
+    """Return what was kept in the newest round of a run before this one; None if there is nothing yet."""
+    rounds = [number for number in _rounds(state, run, kind) if number < before]
+    return state.array_records[_name(run, kind, max(rounds))] if rounds else None
 
 
-def remember(state: RecordDict, run: str, number: int, tensors: ArrayRecord) -> None:
-    """Keep the site's own tensors after a round; later rounds, which this one replaces, and old ones go.
+def remember(state: RecordDict, run: str, number: int, tensors: ArrayRecord, kind: str = LAYERS) -> None:
+    """Keep tensors after a round; later rounds, which this one replaces, and old ones go.
 
     Args:
         state: Flower's state of the site.
         run: the run.
         number: the round.
         tensors: what stays here.
+        kind: what they are.
     """
-    earlier = [other for other in sorted(_rounds(state, run)) if other < number][1 - KEPT_ROUNDS :]
-    kept = {_name(run, other): state.array_records[_name(run, other)] for other in earlier}
-    for other in _rounds(state, run):
-        del state[_name(run, other)]
+    earlier = [other for other in sorted(_rounds(state, run, kind)) if other < number][1 - KEPT_ROUNDS :]
+    kept = {_name(run, kind, other): state.array_records[_name(run, kind, other)] for other in earlier}
+    for other in _rounds(state, run, kind):
+        del state[_name(run, kind, other)]
     for name, record in kept.items():  # to the end: runs are forgotten in the order in which they were last trained
         state[name] = record
-    state[_name(run, number)] = tensors
-    runs = list(dict.fromkeys(found["run"] for name in state if (found := _NAME.fullmatch(name))))
-    for old_run in runs[:-KEPT_RUNS]:
-        for old in _rounds(state, old_run):
-            del state[_name(old_run, old)]
+    state[_name(run, kind, number)] = tensors
+    runs = list(dict.fromkeys(match["run"] for match in _kept(state, kind)))
+    for old_run in runs[: -KEPT_RUNS[kind]]:
+        for old in _rounds(state, old_run, kind):
+            del state[_name(old_run, kind, old)]
 
 
-def _name(run: str, number: int) -> str:
-    return f"{run}.r{number:04d}"
+def _name(run: str, kind: str, number: int) -> str:
+    return f"{run}{kind}.r{number:04d}"
 
 
-def _rounds(state: RecordDict, run: str) -> list[int]:
+def _kept(state: RecordDict, kind: str) -> list[re.Match[str]]:
     found = [_NAME.fullmatch(name) for name in state]
-    return [int(match["round"]) for match in found if match and match["run"] == run]
+    return [match for match in found if match and (match["kind"] or LAYERS) == kind]
+
+
+def _rounds(state: RecordDict, run: str, kind: str) -> list[int]:
+    return [int(match["round"]) for match in _kept(state, kind) if match["run"] == run]
 
 
 class LocalStates:
@@ -135,9 +145,9 @@ def _opened(path: Path, digest: str) -> StoredRecord | None:
         read_header(path)
         record = open_record(path)
     except FedwonError as error:
-        logger.error("this site's own layers in %s cannot be used: %s", path.name, error.message)  # noqa: TRY400
+        logger.error("what this site keeps in %s cannot be used: %s", path.name, error.message)  # noqa: TRY400
         return None
     if record.blob.digest != digest:
-        logger.error("this site's own layers in %s are damaged; the round before counts", path.name)
+        logger.error("what this site keeps in %s is damaged; the round before counts", path.name)
         return None
     return record

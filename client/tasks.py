@@ -22,6 +22,7 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, FedwonError, OutOfMemory, TaskFailed
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.memory import return_freed_memory
+from fedwon.common.packing import ZSTD
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of, records_from_wire, settings_of
@@ -186,7 +187,7 @@ class TaskRunner:
         header = await asyncio.to_thread(self.journal.finished, offer.task_id, model.digest)
         if header is None:
             if model.digest:
-                await self._transfers.fetch(model, work.cancelled)
+                await self._transfers.fetch(model, work.cancelled, offer.deltas)
             header = await asyncio.to_thread(self._work, work, model)
         else:
             logger.info(HANDED_IN, extra={"task": offer.task_id})
@@ -218,7 +219,8 @@ class TaskRunner:
             reply: Message = app(message, self._context)
         seconds = time.monotonic() - started
         self._states.keep(self._context.state)  # before the update counts: the next round starts from both
-        header = self.journal.keep(offer.task_id, model.digest, reply.content, seconds)
+        packing = ZSTD if offer.packing == ZSTD else ""
+        header = self.journal.keep(offer.task_id, model.digest, reply.content, seconds, packing)
         return_freed_memory()
         logger.info("done in %.1f s, handing it in", seconds, extra={"task": offer.task_id})
         return header

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
@@ -16,6 +16,7 @@ import grpc
 from fedwon.client.journal import Journal, ModelCache
 from fedwon.client.progress import Cancelled
 from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, Unreachable, storage_error
+from fedwon.common.packing import ZSTD
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, PIECE, from_rpc
@@ -95,8 +96,8 @@ class Transfers:
         async with self._open() as channel:
             yield rpc.FederationStub(channel)
 
-    async def fetch(self, wanted: pb.Blob, cancelled: threading.Event) -> None:
-        """Fetch a model unless it is here.
+    async def fetch(self, wanted: pb.Blob, cancelled: threading.Event, deltas: Sequence[pb.Delta] = ()) -> None:
+        """Fetch a model unless it is here: as differences to another one that is, or whole.
 
         Raises:
             Refused: the server does not hand it out.
@@ -105,13 +106,31 @@ class Transfers:
         """
         if await asyncio.to_thread(self._models.get, wanted) is not None:
             return
+        for delta in deltas:
+            if await self._rebuilt(wanted, delta, cancelled):
+                return
+        await self._bring(wanted, cancelled, self._models.accept)
+
+    async def _rebuilt(self, wanted: pb.Blob, delta: pb.Delta, cancelled: threading.Event) -> bool:
+        """Try to make a model of one that is here and of differences; return whether it is here now."""
+        if delta.file.packing != ZSTD or delta.file.size >= wanted.size or not self._models.has(delta.base):
+            return False
+        made: list[bool] = []
+        try:
+            await self._bring(delta.file, cancelled, lambda _: made.append(self._models.rebuild(wanted, delta)))
+        except Refused as error:
+            logger.info("the model is fetched whole: %s", error.message)
+        return made == [True]
+
+    async def _bring(self, wanted: pb.Blob, cancelled: threading.Event, accept: Callable[[pb.Blob], object]) -> None:
+        """Fetch a file and have it accepted, however often the line breaks."""
         pauses = Pauses(self.wake)
         async for _ in pauses:
             _check_wanted(cancelled)
             before = _size(self._models.partial(wanted))
             try:
                 await self._fetch_rest(wanted, cancelled)
-                await asyncio.to_thread(self._models.accept, wanted)
+                await asyncio.to_thread(accept, wanted)
             except BrokenFile as error:
                 logger.warning("%s It is fetched again.", error.message)
             except LinkError as error:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError, storage_error
 from fedwon.common.files import sha256_file, write_atomic
+from fedwon.common.packing import packed
 
 DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -54,32 +55,50 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Blob:
-    """A safetensors file that does not change any more.
+    """A safetensors file, packed or not, that does not change any more.
 
     Attributes:
         path: where it lies.
         digest: SHA-256 of the whole file, hexadecimal.
         size: bytes.
+        packing: how it is packed, see `fedwon.common.packing`; "" where it lies open.
     """
 
     path: Path
     digest: str
     size: int
+    packing: str = ""
 
 
-class StoredArray(Array):
-    """A Flower `Array` whose bytes stay in a file until they are asked for."""
+class LazyArray(Array):
+    """A Flower `Array` whose numbers are fetched or made each time they are asked for.
 
-    def __init__(self, path: Path, slot: Slot) -> None:
-        self.dtype, self.shape, self.stype = slot.dtype, slot.shape, "numpy.ndarray"
-        self.path, self.slot = path, slot
+    Args:
+        dtype: element type, NumPy's name.
+        shape: lengths.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape, self.stype = dtype, shape, "numpy.ndarray"
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # Flower declares a plain attribute; nothing sets it here
-        """The array in NumPy's own format, as Flower keeps it; read anew at each call."""
+        """The array in NumPy's own format, as Flower keeps it; made anew at each call."""
         buffer = BytesIO()
         np.save(buffer, self.numpy(), allow_pickle=False)
         return buffer.getvalue()
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the numbers."""
+        raise NotImplementedError
+
+
+class StoredArray(LazyArray):
+    """A Flower `Array` whose bytes stay in a file until they are asked for."""
+
+    def __init__(self, path: Path, slot: Slot) -> None:
+        super().__init__(slot.dtype, slot.shape)
+        self.path, self.slot = path, slot
 
     def numpy(self) -> NDArray[Any]:
         """Read the array.
@@ -211,29 +230,36 @@ def open_record(path: Path, *, digest: str | None = None) -> StoredRecord:
     return StoredRecord(blob, slots, metadata)
 
 
-def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None) -> Blob:
+def numbers_size(record: ArrayRecord) -> int:
+    """Return the bytes of a record's numbers, without what describes them."""
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
+
+
+def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None, packing: str = "") -> Blob:
     """Write a record as a safetensors file, by atomic rename; arrays are read and written one at a time.
 
     Args:
         record: named arrays.
         path: the file to make or replace.
         metadata: text entries for the header.
+        packing: `ZSTD` for a packed file.
 
     Raises:
         DiskFull: no space left; what was there before is untouched.
         ModelMismatch: an array's element type is not one of `DTYPES`.
     """
     digest, size = hashlib.sha256(), 0
+    chunks = _serialize(record, metadata or {})
 
     def _hashed() -> Iterator[bytes]:
         nonlocal size
-        for chunk in _serialize(record, metadata or {}):
+        for chunk in packed(chunks) if packing else chunks:
             digest.update(chunk)
             size += len(chunk)
             yield chunk
 
     write_atomic(path, _hashed())
-    return Blob(path, digest.hexdigest(), size)
+    return Blob(path, digest.hexdigest(), size, packing)
 
 
 def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from fedwon.common.codec import PLAIN, Down, Up
 from fedwon.common.config import Settings, flatten, parse, unflatten
 from fedwon.common.methods import METHODS, Keeps, Method, MethodName, Normalization
 from fedwon.common.recipes import RECIPES, RecipeName
@@ -63,6 +64,18 @@ class AggregationConfig(Settings):
     `participation.late_rounds`."""
 
 
+class TrafficConfig(Settings):
+    """How models travel; docs/codecs.md says which codec is for what."""
+
+    up: Up = "plain"
+    """Updates, from the sites: `plain` float32; `fp32` packed without loss; or their difference to the global model as
+    `bf16`, `fp16`, `int8` with stochastic rounding, or only its largest twentieth (`topk`). Of the last two, what was
+    left out is added to the site's next update. A site of an older version sends `plain`."""
+    down: Down = "plain"
+    """The global model, to the sites: whole and `plain`, or its difference to the one before, which sites hold.
+    Where that is lossy, the model that counts is the one that the sites get."""
+
+
 class RetentionConfig(Settings):
     """What the server keeps of a run on its disk."""
 
@@ -107,6 +120,8 @@ class RunConfig(Settings):
     """Site choice, quorum and deadline."""
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
+    traffic: TrafficConfig = TrafficConfig()
+    """Bytes on the wire."""
     retention: RetentionConfig = RetentionConfig()
     """What stays on the server's disk."""
 
@@ -177,6 +192,9 @@ class RunConfig(Settings):
         """The method's row in the table of methods."""
         return METHODS[self.method]
 
+
+BEFORE_CODECS: Mapping[str, object] = MappingProxyType({"traffic": {"up": PLAIN, "down": PLAIN}})
+"""What the configuration of a run of version 0.1 does not say; a run that is taken up goes on as it began."""
 
 _LATER: Mapping[str, object] = MappingProxyType(
     {

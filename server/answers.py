@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedwon.common.arrays import StoredRecord, open_record, write_record
+from fedwon.common.codec import PLAIN, codec_of
+from fedwon.common.codec.coding import decode
+from fedwon.common.errors import BrokenFile
 from fedwon.common.wire.surveys import Survey
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update
@@ -109,7 +112,14 @@ class Answers:
         if len(content.array_records) != 1:
             self._grid.discount(name)
             return "the answer does not hold one record of arrays"
-        record = self._stored(name, next(iter(content.array_records.values())))
+        arrived = next(iter(content.array_records.values()))
+        try:
+            record = self._stored(name, _decoded(arrived, content, task.content))
+        except BrokenFile as error:
+            self._grid.discount(name)
+            if isinstance(arrived, StoredRecord):
+                self._run.quarantined(arrived.blob.path)
+            return error.message
         reason = refuse(record, metrics, self._shared, self._images_of(site))
         if reason is not None:
             self._grid.discount(name)
@@ -154,3 +164,14 @@ class Answers:
         self._run.settled(task.metadata.message_id, missing.state, reason=missing.reason)
         self._run.tell(SiteFailed(number, site, missing.reason))
         return missing
+
+
+def _decoded(arrived: ArrayRecord, content: RecordDict, asked: RecordDict) -> ArrayRecord:
+    """Return the update that an answer is about, however it was written.
+
+    Raises:
+        BrokenFile: it is not what its codec writes; also later, when its tensors are asked for.
+    """
+    if codec_of(content) == PLAIN:
+        return arrived
+    return decode(arrived, next(iter(asked.array_records.values())))

@@ -1,6 +1,7 @@
 """The global model after each round: a safetensors file, a manifest beside it, and a row in the database.
 
-`round-0007.safetensors` is the model after round 7 (0: before any training), `round-0007.json` says what it is. A round
+`round-0007.safetensors` is the model after round 7 (0: before any training), `round-0007.json` says what it is,
+`round-0007.delta`, where the run has a codec for the way down, makes it of the model after round 6. A round
 counts when its file has its final name and its row is committed, in this order. Old files go (`retention`); manifests
 and rows stay.
 """
@@ -19,7 +20,10 @@ from sqlalchemy import delete, select
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.errors import BrokenFile, RunMissing, storage_error
-from fedwon.common.files import write_atomic
+from fedwon.common.files import sha256_file, write_atomic
+from fedwon.common.packing import ZSTD
+from fedwon.common.rebuilding import OF_MODEL
+from fedwon.server.site_grid import Delta
 from fedwon.server.store import AuditRow, RoundRow, Store, now
 
 logger = logging.getLogger(__name__)
@@ -59,6 +63,40 @@ class Checkpoints:
         content = {"run": self._run, "round": number, "digest": blob.digest, "size": blob.size, **manifest}
         write_atomic(path.with_suffix(".json"), json.dumps(content, indent=1).encode())
         return blob
+
+    def write_delta(self, number: int, delta: ArrayRecord, metadata: Mapping[str, str]) -> None:
+        """Keep what makes the model of a round of the one before.
+
+        Args:
+            number: the round.
+            delta: the model in a codec.
+            metadata: the text entries of the model's file, so that a site makes that very file.
+
+        Raises:
+            DiskFull: no space left.
+        """
+        write_record(delta, self.delta_path(number), {OF_MODEL: json.dumps(metadata)}, packing=ZSTD)
+
+    def delta_path(self, number: int) -> Path:
+        """Return the file that makes the model of a round of the one before."""
+        return self.path(number).with_suffix(".delta")
+
+    def delta(self, number: int) -> Delta | None:
+        """Return what makes the model of a committed round of the one before, where that is less than the model.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self.delta_path(number)
+        if not path.exists():
+            return None
+        query = select(RoundRow).where(RoundRow.run == self._run, RoundRow.number.in_([number - 1, number]))
+        with self._store.session() as session:
+            rows = session.scalars(query.order_by(RoundRow.number)).all()
+        size = path.stat().st_size
+        if len(rows) < 2 or size >= rows[1].size:
+            return None
+        return Delta(Blob(path, sha256_file(path), size, ZSTD), base=rows[0].digest)
 
     def row(self, number: int, blob: Blob, seconds: float) -> RoundRow:
         """Return the row that makes a round count."""

@@ -21,8 +21,9 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import ConfigError, FedwonError, Stopped, TaskFailed
 from fedwon.common.flower import set_message_id
 from fedwon.common.run_config import ParticipationConfig
+from fedwon.common.wire.surveys import Survey
 from fedwon.server.introductions import Introductions
-from fedwon.server.site_grid import SiteGrid, Survey, Traffic, metrics_of
+from fedwon.server.site_grid import SiteGrid, Traffic, metrics_of
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.02, 1.0, 1.3
 """Seconds between two looks at what has come, and how they grow while nothing comes."""

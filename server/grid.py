@@ -12,15 +12,18 @@ from typing import TypeVar
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
-from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
+from fedwon.common.arrays import Blob, StoredRecord, numbers_size, open_record, write_record
+from fedwon.common.codec import TRAFFIC, codec_of
 from fedwon.common.errors import FedwonError, Stopped, TaskFailed
 from fedwon.common.flower import set_message_id
+from fedwon.common.packing import ZSTD
+from fedwon.common.rebuilding import opened
 from fedwon.common.run_config import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.common.wire.records import records_from_wire, records_to_wire
+from fedwon.common.wire.records import blob_to_wire, records_from_wire, records_to_wire
 from fedwon.common.wire.surveys import Survey
 from fedwon.server.hub import Answer, Hub, Task
-from fedwon.server.site_grid import SiteGrid, Traffic, node_id_of
+from fedwon.server.site_grid import Delta, SiteGrid, Traffic, node_id_of
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class GrpcGrid(SiteGrid):
         self._round = ("", "")
         self._open: set[str] = set()
         self._good: set[str] = set()
+        self._deltas: dict[str, Delta] = {}
 
     def _call(self, work: Callable[..., T], *arguments: object) -> T:
         """Do something in the event loop and wait for what it returns."""
@@ -56,6 +60,13 @@ class GrpcGrid(SiteGrid):
     def begin_run(self, spool: Path) -> None:
         """Name the folder that updates of the run land in."""
         self._hub.spool, self._hub.away_seconds = spool, self._rules.away_seconds
+
+    def shorten(self, model: str, delta: Delta) -> None:
+        """Offer sites a file of differences in place of a model, from now on.
+
+        Earlier ones stay: a task that is carried on into another round is to be the same task.
+        """
+        self._deltas[model] = delta
 
     def sites(self) -> list[str]:
         """Return the names of the sites that are connected, sorted."""
@@ -201,17 +212,28 @@ class GrpcGrid(SiteGrid):
         return {name: self._task(name, message, stored) for name, message in sent.items()}
 
     def _task(self, name: str, message: Message, stored: dict[int, StoredRecord]) -> Task:
+        site = self._names[message.metadata.dst_node_id]
         content = RecordDict()
         for key, record in message.content.items():
-            content[key] = self._on_disk(record, stored) if isinstance(record, ArrayRecord) else record
+            if key != TRAFFIC or self._knows(site, codec_of(message.content)):
+                content[key] = self._on_disk(record, stored) if isinstance(record, ArrayRecord) else record
+        blobs = [record.blob for record in content.array_records.values() if isinstance(record, StoredRecord)]
+        deltas = [self._deltas[blob.digest] for blob in blobs if blob.digest in self._deltas]
         offer = pb.Offer(
             task_id=name,
             kind=message.metadata.message_type,
             group_id=message.metadata.group_id,
             records=records_to_wire(content),
+            packing=ZSTD if TRAFFIC in content else "",
+            deltas=[pb.Delta(file=blob_to_wire(delta.blob), base=delta.base) for delta in deltas],
         )
-        blobs = [record.blob for record in content.array_records.values() if isinstance(record, StoredRecord)]
-        return Task(self._names[message.metadata.dst_node_id], offer, blobs[0] if blobs else None, SimpleQueue())
+        files, short = blobs[0] if blobs else None, tuple(delta.blob for delta in deltas)
+        return Task(site, offer, files, SimpleQueue(), short)
+
+    def _knows(self, site: str, codec: str) -> bool:
+        """Tell whether a site can write in a codec; one that never was here is asked, and may answer plainly."""
+        known = self._hub.codecs.get(site)
+        return known is None or codec in known
 
     def _on_disk(self, record: ArrayRecord, stored: dict[int, StoredRecord]) -> StoredRecord:
         """Return arrays as a file that sites can fetch; those in memory are written, once for all sites."""
@@ -229,7 +251,7 @@ class GrpcGrid(SiteGrid):
         if answer.error:
             return Message(Error(code=TaskFailed.code, reason=answer.error), reply_to=message)
         try:
-            content = records_from_wire(answer.records, lambda _: _open(answer.blob))
+            content = records_from_wire(answer.records, lambda _: _open(answer.blob, message.content))
         except FedwonError as error:
             return Message(Error(code=error.code, reason=error.message), reply_to=message)
         return Message(content, reply_to=message)
@@ -245,10 +267,10 @@ def _named(messages: Iterable[Message]) -> dict[str, Message]:
     return named
 
 
-def _open(blob: Blob | None) -> StoredRecord:
+def _open(blob: Blob | None, asked: RecordDict) -> StoredRecord:
     if blob is None:
         raise TaskFailed("The reply names arrays that did not come.")
-    return open_record(blob.path, digest=blob.digest)
+    return opened(blob, sum(map(numbers_size, asked.array_records.values())))
 
 
 def _left(deadline: float | None) -> float | None:

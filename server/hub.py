@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from fedwon.common.arrays import Blob
+from fedwon.common.codec import CODECS
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import survey_from_wire
@@ -51,6 +52,7 @@ class Task:
     Attributes:
         offer: what the site is told.
         blob: the model that it may fetch for it.
+        deltas: files of differences that it may fetch in its place.
         answers: where the answer goes; None ends the wait.
         uploading: held while the site sends the outcome, so that two calls never write one file.
         receiving: the patience with the call that sends it, or sent it last.
@@ -60,12 +62,18 @@ class Task:
     offer: pb.Offer
     blob: Blob | None
     answers: SimpleQueue[Answer | None]
+    deltas: tuple[Blob, ...] = ()
     done: bool = False
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
     uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
     receiving: Patience | None = None
+
+    @property
+    def files(self) -> tuple[Blob, ...]:
+        """All that the site may fetch."""
+        return self.deltas if self.blob is None else (self.blob, *self.deltas)
 
 
 class Hub:
@@ -77,6 +85,8 @@ class Hub:
     Attributes:
         spool: where outcomes with arrays land; None where none are expected.
         away_seconds: a site that has been away for so long is not waited for; None: for ever.
+        codecs: in which each site that was ever here can write its updates, besides plainly. Longer than a session, so
+            that a task which is handed out again while its site is away is the same task.
         stopped: the server goes down.
         broken_off: the work in hand is not wanted any more.
     """
@@ -85,6 +95,7 @@ class Hub:
         self.heartbeat_seconds = heartbeat_seconds
         self.sessions: dict[str, SiteSession] = {}
         self.tasks: TaskBook[Task] = TaskBook()
+        self.codecs: dict[str, frozenset[str]] = {}
         self.spool: Path | None = None
         self.away_seconds: float | None = None
         self.stopped = self.broken_off = False
@@ -117,6 +128,7 @@ class Hub:
         if old is not None:
             old.outgoing.put_nowait(None)
         session = SiteSession(site, hello.instance, survey_from_wire(hello.data), frozenset(hello.unfinished))
+        self.codecs[site] = frozenset(CODECS.keys() & hello.codecs)
         self.sessions[site] = session
         self._left.pop(site, None)
         self._arrivals += old is None
@@ -297,15 +309,16 @@ class Hub:
             raise LinkError("No round is open yet; try again.")
 
     def fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
-        """Return the model that a site may fetch for one of its tasks.
+        """Return the model, or the file of differences, that a site may fetch for one of its tasks.
 
         Raises:
             Refused: none of its tasks is about that model.
             LinkError: nothing has been asked since the server started.
         """
         for task in self.tasks.of_site(site):
-            if task.blob is not None and task.blob.digest == digest:
-                return task, task.blob
+            for blob in task.files:
+                if blob.digest == digest:
+                    return task, blob
         self._check_asked()
         raise Refused(f"No task of site {site} is about the model {digest[:12]}.")
 

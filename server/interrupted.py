@@ -18,11 +18,14 @@ def unfinished(home: Home) -> str | None:
 
 
 def finished(home: Home, config: RunConfig) -> str | None:
-    """Name the newest run if it was of this configuration and has finished."""
+    """Name the newest run if it was of this configuration, however its models travelled, and has finished."""
     from fedwon.server.runs import Run  # loads torch, which a command that only looks has no use for
 
     newest = next(iter(report.runs(home.store)), None)
-    if newest is None or newest["state"] != "finished" or Run.open(home.store, home.folder).config != config:
+    if newest is None or newest["state"] != "finished":
+        return None
+    done = Run.open(home.store, home.folder).config
+    if done.model_copy(update={"traffic": config.traffic}) != config:
         return None
     return f"run {newest['run']}"
 

@@ -13,8 +13,9 @@ from flwr.serverapp import Grid
 
 from fedwon.common.errors import ConfigError, FedwonError, TaskFailed, VersionGap
 from fedwon.common.version import VERSION, compatible
+from fedwon.common.wire.surveys import Survey
 from fedwon.server.naming import check_site_name
-from fedwon.server.site_grid import Survey, node_id_of
+from fedwon.server.site_grid import node_id_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import FedwonError, RunMissing, storage_error
 from fedwon.common.files import remove_leftovers
 from fedwon.common.model_file import describe
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.bookkeeping import Bookkeeping
 from fedwon.server.checkpoints import Checkpoints
@@ -126,8 +126,8 @@ class Run(Bookkeeping):
 
     @classmethod
     def of_row(cls, store: Store, root: Path, row: RunRow, listeners: Sequence[Listener] = ()) -> Run:
-        """Make the run that a row describes."""
-        config = parse(RunConfig, row.config, f"the configuration of run {row.id}")
+        """Make the run that a row describes; one that began before there were codecs goes on without."""
+        config = parse(RunConfig, {**BEFORE_CODECS, **row.config}, f"the configuration of run {row.id}")
         return cls(store, root, row.id, config, row.classes, listeners)
 
     @property
@@ -149,7 +149,15 @@ class Run(Bookkeeping):
         """Return the file of the global model after a round."""
         return self.checkpoints.path(number)
 
-    def commit(self, number: int, record: ArrayRecord, *, seconds: float, sites: Sequence[str]) -> StoredRecord:
+    def commit(
+        self,
+        number: int,
+        record: ArrayRecord,
+        *,
+        seconds: float,
+        sites: Sequence[str],
+        delta: ArrayRecord | None = None,
+    ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
         Models that are not kept any more go after that.
@@ -159,6 +167,7 @@ class Run(Bookkeeping):
             record: the new global model.
             seconds: how long the round took.
             sites: whose updates are in it.
+            delta: what makes it of the model before, in a codec.
 
         Returns:
             The model as it stands on the disk.
@@ -167,6 +176,8 @@ class Run(Bookkeeping):
             DiskFull: no space left; the round before is untouched.
         """
         blob = self._checkpoint(number, record, sites)
+        if delta is not None:
+            self.checkpoints.write_delta(number, delta, describe(self.task(number)))
         with self.store.session() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))

@@ -16,6 +16,8 @@ import grpc
 from fedwon.common.arrays import Blob
 from fedwon.common.certificates import claimed_name
 from fedwon.common.errors import FedwonError, LinkError, Refused, Revoked, StorageError
+from fedwon.common.packing import ZSTD
+from fedwon.common.rebuilding import most_bytes
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
@@ -40,10 +42,6 @@ logger = logging.getLogger(__name__)
 HELLO_SECONDS = 20.0
 LONGEST_REASON = 500
 """Characters of a site's reasons that are kept."""
-WIDER = 2
-"""An update may be so many times as large as the model that it answers to: a relay's means are float64."""
-SIZE_MARGIN = 2**20
-"""Bytes by which it may be larger still."""
 SHA256_DIGITS = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -235,8 +233,10 @@ class FederationService(rpc.FederationServicer):
         if self._hub.spool is None:
             raise Refused("The outcome of this task has no arrays.")
         model = task.blob.size if task.blob else 0
-        if not 0 < wanted.size <= WIDER * model + SIZE_MARGIN:
+        if not 0 < wanted.size <= most_bytes(model):
             raise Refused(f"An update of {wanted.size} bytes does not go with a model of {model} bytes.")
+        if wanted.packing not in {"", ZSTD}:
+            raise Refused(f"The update is packed as {wanted.packing[:20]!r}, which this version cannot unpack.")
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)
         await context.send_initial_metadata(((OFFSET_KEY, str(have)),))

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedwon.common.arrays import Blob
 from fedwon.common.flower import Run as FlowerRun
 from fedwon.common.flower import make_run
 from fedwon.common.wire.surveys import Survey
@@ -30,6 +31,19 @@ class Traffic:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A file that makes a model of another one.
+
+    Attributes:
+        blob: the file, packed.
+        base: digest of the model that it starts from.
+    """
+
+    blob: Blob
+    base: str
 
 
 def node_id_of(site: str) -> int:
@@ -82,6 +96,10 @@ class SiteGrid(Grid):
     def begin_run(self, spool: Path) -> None:
         """Hear in which folder updates of the run may be kept."""
         del spool
+
+    def shorten(self, model: str, delta: Delta) -> None:
+        """Hear that whoever has another model needs only this file to have the model of that digest."""
+        del model, delta
 
     def traffic(self, message_id: str) -> Traffic:
         """Return what a task cost so far."""

@@ -17,6 +17,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fedwon.common.arrays import StoredRecord
+from fedwon.common.codec import PLAIN, TRAFFIC, named
+from fedwon.common.codec.coding import decode, encode
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
@@ -76,9 +79,11 @@ class FedWon(FedAvg):
         self._content = RecordDict()
         self._late: dict[str, Message] = {}
         self._local = local_names(network(run.task(0)), run.config.rules.keeps)
-        self._reference: ArrayRecord = run.last()[1]
+        last = run.last()[1]
+        self._reference: ArrayRecord = last
         self._answers = Answers(run, grid, self._shared(self._reference), self._surveys)
         self._started = 0.0
+        self._announce(done, last)
 
     def summary(self) -> None:
         """Log what this run does."""
@@ -109,6 +114,8 @@ class FedWon(FedAvg):
         self._wait_for_sites(settings.minimum)
         self._started, self._reference = time.monotonic(), arrays
         self._content = RecordDict({"arrays": arrays, "config": self._told(number, config)})
+        if (codec := self.tracked.config.traffic.up) != PLAIN:
+            self._content[TRAFFIC] = named(codec)
         chosen = choose(self._grid.sites(), settings.fraction, self.tracked.config.seed, number)
         self._surveys.clear()
         self._sent = {}
@@ -214,12 +221,33 @@ class FedWon(FedAvg):
         metrics = self.train_metrics_aggr_fn([accepted[site].metrics for site in sites], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
-        stored = self.tracked.commit(number, whole, seconds=time.monotonic() - self._started, sites=sites)
+        whole, delta = self._as_sites_get_it(number, whole)
+        seconds = time.monotonic() - self._started
+        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, delta=delta)
+        self._announce(number, stored)
         with self.tracked.together():
             for site in sites:
                 self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
         self._close(number, missing)
         return stored, metrics
+
+    def _as_sites_get_it(self, number: int, model: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord | None]:
+        """Return the model that counts, and what makes it of the one before.
+
+        A lossy codec changes the model; what it makes is the next global model, for server and sites alike, so nobody
+        trains from other bits than the ones that were committed, and no debt has to be kept.
+        """
+        config = self.tracked.config
+        if config.traffic.down == PLAIN:
+            return model, None
+        delta = encode(model, self._reference, config.traffic.down, f"{config.seed}/{number}").parts
+        return decode(delta, self._reference), delta
+
+    def _announce(self, number: int, model: StoredRecord) -> None:
+        """Tell the grid how sites may get this model with fewer bytes, if there is a way."""
+        delta = self.tracked.checkpoints.delta(number)
+        if delta is not None:
+            self._grid.shorten(model.blob.digest, delta)
 
     def _close(self, number: int, missing: Mapping[str, Missing]) -> None:
         """Tell the sites that the round is over; what may be late is carried on."""

@@ -6,7 +6,7 @@ With a thousand sites each call would otherwise look at a thousand tasks, and a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Protocol, TypeVar
 
 from fedwon.common.arrays import Blob
@@ -20,8 +20,8 @@ class Assigned(Protocol):
         """Whose task it is."""
 
     @property
-    def blob(self) -> Blob | None:
-        """The model that it is about."""
+    def files(self) -> Sequence[Blob]:
+        """The model that it is about, in each form in which it may be fetched."""
 
 
 T = TypeVar("T", bound=Assigned)
@@ -40,7 +40,7 @@ class TaskBook(MutableMapping[str, T]):
         return list(self._of_site.get(site, {}).values())
 
     def about(self, digest: str) -> int:
-        """Return how many tasks, of whatever site, are about a model."""
+        """Return how many tasks, of whatever site, are about a model or another file of theirs."""
         return self._about[digest]
 
     def __getitem__(self, name: str) -> T:
@@ -51,8 +51,7 @@ class TaskBook(MutableMapping[str, T]):
             del self[name]
         self._tasks[name] = task
         self._of_site.setdefault(task.site, {})[name] = task
-        if task.blob is not None:
-            self._about[task.blob.digest] += 1
+        self._about.update(blob.digest for blob in task.files)
 
     def __delitem__(self, name: str) -> None:
         self._leave(name, self._tasks.pop(name))
@@ -62,10 +61,10 @@ class TaskBook(MutableMapping[str, T]):
         del of_site[name]
         if not of_site:
             del self._of_site[task.site]
-        if task.blob is not None:
-            self._about[task.blob.digest] -= 1
-            if not self._about[task.blob.digest]:
-                del self._about[task.blob.digest]
+        for blob in task.files:
+            self._about[blob.digest] -= 1
+            if not self._about[blob.digest]:
+                del self._about[blob.digest]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tasks)

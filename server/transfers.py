@@ -110,7 +110,7 @@ class Upload:
 
     def __init__(self, part: Path, wanted: pb.Blob) -> None:
         self.part, self.wanted = part, wanted
-        self.whole = part.with_suffix(".safetensors")
+        self.whole = part.with_suffix(f".{wanted.packing or 'safetensors'}")
         self._have = 0
 
     def begin(self) -> int:
@@ -166,4 +166,4 @@ class Upload:
             path = self.part.replace(self.whole)
         except OSError as error:
             raise storage_error(error, f"renaming {self.part}") from None
-        return Blob(path, self.wanted.digest, self.wanted.size)
+        return Blob(path, self.wanted.digest, self.wanted.size, self.wanted.packing)

@@ -234,6 +234,7 @@ class Hello(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
+    CODECS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     instance: _builtins.str
     """drawn anew at each start of the client"""
@@ -245,6 +246,10 @@ class Hello(_message.Message):
     def unfinished(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """tasks that the site works on or whose outcome it still holds"""
 
+    @_builtins.property
+    def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """in which the site can write its updates; none: plain arrays only"""
+
     def __init__(
         self,
         *,
@@ -252,10 +257,11 @@ class Hello(_message.Message):
         instance: _builtins.str = ...,
         data: _abc.Iterable[Global___ClassCount] | None = ...,
         unfinished: _abc.Iterable[_builtins.str] | None = ...,
+        codecs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "instance", b"instance", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "data", b"data", "instance", b"instance", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,13 +474,21 @@ class Offer(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     GROUP_ID_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    PACKING_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     kind: _builtins.str
     """Flower's message type: train, evaluate"""
     group_id: _builtins.str
     """the round"""
+    packing: _builtins.str
+    """how the answer's arrays may be packed; empty: not at all"""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]: ...
+    @_builtins.property
+    def deltas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delta]:
+        """ways to the model by fewer bytes, for a site that has another one"""
+
     def __init__(
         self,
         *,
@@ -482,14 +496,42 @@ class Offer(_message.Message):
         kind: _builtins.str = ...,
         group_id: _builtins.str = ...,
         records: _abc.Iterable[Global___Record] | None = ...,
+        packing: _builtins.str = ...,
+        deltas: _abc.Iterable[Global___Delta] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "kind", b"kind", "records", b"records", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "group_id", b"group_id", "kind", b"kind", "packing", b"packing", "records", b"records", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Offer: _TypeAlias = Offer  # noqa: Y015
+
+@_typing.final
+class Delta(_message.Message):
+    """A file of differences: with the model `base` it makes the model of the task, bit by bit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    base: _builtins.str
+    """digest of the model that it starts from"""
+    @_builtins.property
+    def file(self) -> Global___Blob: ...
+    def __init__(
+        self,
+        *,
+        file: Global___Blob | None = ...,
+        base: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "file", b"file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delta: _TypeAlias = Delta  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
@@ -721,19 +763,23 @@ class Blob(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    PACKING_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """SHA-256 of the whole, hexadecimal"""
     size: _builtins.int
     """bytes"""
+    packing: _builtins.str
+    """"zstd": one frame around the file, whose digest and size the above are; empty: none"""
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         size: _builtins.int = ...,
+        packing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "packing", b"packing", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

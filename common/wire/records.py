@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedwon.common.arrays import StoredRecord
+from fedwon.common.arrays import Blob, StoredRecord
 from fedwon.common.errors import LinkError
 from fedwon.common.wire import fedwon_pb2 as pb
 
@@ -43,7 +43,7 @@ def records_to_wire(content: RecordDict) -> list[pb.Record]:
     wire = []
     for name, record in content.items():
         if isinstance(record, StoredRecord):
-            wire.append(pb.Record(name=name, arrays=pb.Blob(digest=record.blob.digest, size=record.blob.size)))
+            wire.append(pb.Record(name=name, arrays=blob_to_wire(record.blob)))
         elif isinstance(record, ArrayRecord):
             raise TypeError(f"the arrays of `{name}` must be written to a file before they travel")
         elif isinstance(record, ConfigRecord):
@@ -53,6 +53,11 @@ def records_to_wire(content: RecordDict) -> list[pb.Record]:
     if sum(record.WhichOneof("kind") == "arrays" for record in wire) > 1:
         raise TypeError("a message carries one record of arrays at most")
     return wire
+
+
+def blob_to_wire(blob: Blob) -> pb.Blob:
+    """Return how the wire names a file."""
+    return pb.Blob(digest=blob.digest, size=blob.size, packing=blob.packing)
 
 
 def _scalars(record: Mapping[str, Any]) -> pb.Scalars:

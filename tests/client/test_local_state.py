@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwon.client import local_state
-from fedwon.client.local_state import KEPT_ROUNDS, KEPT_RUNS, LocalStates, recall, remember
+from fedwon.client.local_state import FEEDBACK, KEPT_ROUNDS, KEPT_RUNS, LAYERS, LocalStates, recall, remember
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import StorageError
 
@@ -59,7 +59,7 @@ def test_against_a_slow_twin(steps: list[tuple[str, int]]) -> None:
         remember(state, run, number, tensors(index))
         rounds = {other: kept for other, kept in known.pop(run, {}).items() if other < number} | {number: float(index)}
         known[run] = dict(sorted(rounds.items())[-KEPT_ROUNDS:])
-        while len(known) > KEPT_RUNS:
+        while len(known) > KEPT_RUNS[LAYERS]:
             del known[next(iter(known))]  # the one that was trained longest ago
     for run in {run for run, _ in steps}:
         rounds = known.get(run, {})
@@ -68,6 +68,21 @@ def test_against_a_slow_twin(steps: list[tuple[str, int]]) -> None:
             assert value(recall(state, run, before=before)) == (expected[-1] if expected else None)
     assert len(state) == sum(map(len, known.values())) + 1
     assert "other" in state
+
+
+def test_what_updates_owe_lies_beside_the_layers_and_of_one_run_only(states: LocalStates) -> None:
+    state = RecordDict()
+    for number in (1, 2, 3):
+        remember(state, "a", number, tensors(number))
+        remember(state, "a", number, tensors(10 * number), FEEDBACK)
+    states.keep(state)
+    again = LocalStates(states.folder).load()
+    assert [value(recall(again, "a", before=4, kind=kind)) for kind in (LAYERS, FEEDBACK)] == [3, 30]
+    assert [value(recall(again, "a", before=3, kind=kind)) for kind in (LAYERS, FEEDBACK)] == [2, 20]
+    remember(again, "b", 1, tensors(7), FEEDBACK)
+    assert recall(again, "a", before=9, kind=FEEDBACK) is None
+    assert value(recall(again, "a", before=9)) == 3
+    assert recall(again, "a.feedback", before=9) is None
 
 
 def test_the_disk_holds_what_the_state_holds(states: LocalStates) -> None:

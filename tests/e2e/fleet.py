@@ -40,6 +40,7 @@ TINY = {
     "images": {"max_train": 20, "channels": 1},
     "training": {"batch_size": 8, "lr": 0.02, "clipping": 0.64},
     "participation": {"minimum": 2, "pause_seconds": None},
+    "traffic": {"up": "plain", "down": "plain"},  # tests count the pieces of a file; test_codecs.py has the others
 }
 _ports = count(20000 + 1500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + os.getpid() % 700)
 

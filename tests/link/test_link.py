@@ -21,6 +21,7 @@ class TestSessions:
         server.scripts = [DONE]
         run(federation, server)
         [hello] = server.hellos
+        assert list(hello.codecs) == ["bf16", "fp16", "fp32", "int8", "topk"]
         assert {row.name: (row.train, row.validation, row.test) for row in hello.data} == {
             "good": (8, 2, 1),
             "bad": (4, 1, 0),

@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedwon.common import pki
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.flower import set_message_id
-from fedwon.common.run_config import AggregationConfig, ParticipationConfig, RunConfig
+from fedwon.common.run_config import AggregationConfig, ParticipationConfig, RunConfig, TrafficConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -37,7 +37,7 @@ CLASSES = ("bad", "good")
 PATIENCE = 60.0  # seconds until a test that hangs is given up; none waits that long
 
 
-def small_run(*, classes=CLASSES, rounds=2, weights="examples", **participation) -> RunConfig:
+def small_run(*, classes=CLASSES, rounds=2, weights="examples", up="plain", down="plain", **participation) -> RunConfig:
     return RunConfig(
         name="test",
         rounds=rounds,
@@ -47,6 +47,7 @@ def small_run(*, classes=CLASSES, rounds=2, weights="examples", **participation)
         training=TrainingConfig(batch_size=2),
         participation=ParticipationConfig(**{"minimum": 1, "deadline_seconds": PATIENCE, **participation}),
         aggregation=AggregationConfig(weights=weights),
+        traffic=TrafficConfig(up=up, down=down),
     )
 
 
@@ -185,10 +186,10 @@ class Site:
     instance: str = "one"
     inbox: list[pb.FromServer] = field(default_factory=list)
 
-    async def connect(self, *, version: str = VERSION, data=(), unfinished=()) -> Session:
+    async def connect(self, *, version: str = VERSION, data=(), unfinished=(), codecs=()) -> Session:
         call = self.stub.Session()
         rows = [pb.ClassCount(name=name, train=train, validation=val) for name, train, val in data]
-        hello = pb.Hello(version=version, instance=self.instance, data=rows, unfinished=unfinished)
+        hello = pb.Hello(version=version, instance=self.instance, data=rows, unfinished=unfinished, codecs=codecs)
         await call.write(pb.FromSite(hello=hello))
         session = Session(call, self)
         welcome = await session.next("welcome")

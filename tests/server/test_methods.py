@@ -14,7 +14,7 @@ from fedwon.common.arrays import open_record
 from fedwon.common.errors import Stopped
 from fedwon.common.methods import METHODS
 from fedwon.common.model_file import network
-from fedwon.common.run_config import ParticipationConfig, RunConfig
+from fedwon.common.run_config import ParticipationConfig, RunConfig, TrafficConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.models import local_names
 from fedwon.server.app import federate
@@ -25,6 +25,7 @@ from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
 
 SITES = ("dark", "light")
+PLAIN, INT8 = TrafficConfig(up="plain", down="plain"), TrafficConfig(up="int8", down="int8")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def config(method: str, **changes: object) -> RunConfig:
         "images": ImageConfig(size=8, channels=1),
         "training": TrainingConfig(batch_size=4, lr=0.05),
         "participation": ParticipationConfig(minimum=2),
+        "traffic": PLAIN,
         **changes,
     }
     return RunConfig.model_validate(settings)
@@ -80,11 +82,13 @@ def changed(first: ArrayRecord, second: ArrayRecord) -> set[str]:
     return {name for name in first if not np.array_equal(first[name].numpy(), second[name].numpy())}
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(
+    ("method", "traffic"), [*((method, PLAIN) for method in sorted(METHODS)), ("fedbn", INT8), ("fedwon", INT8)]
+)
 def test_what_stays_is_never_averaged_and_the_rest_always_is(
-    method: str, sites: dict[str, SiteConfig], tmp_path: Path
+    method: str, traffic: TrafficConfig, sites: dict[str, SiteConfig], tmp_path: Path
 ) -> None:
-    made = Federation(method, sites, tmp_path)
+    made = Federation(method, sites, tmp_path, traffic=traffic)
     assert [score.site for score in made.outcome.evaluation.scores] == list(SITES)
     first, last = made.models[0], made.models[-1]
     moved = changed(first, last)
@@ -126,9 +130,11 @@ def test_a_site_is_judged_by_its_own_layers(sites: dict[str, SiteConfig], tmp_pa
         assert judged == own
 
 
-@pytest.mark.parametrize("method", ["fedbn", "standalone"])
-def test_a_resumed_run_gives_the_same_bits(method: str, sites: dict[str, SiteConfig], tmp_path: Path) -> None:
-    straight = Federation(method, sites, tmp_path / "straight")
+@pytest.mark.parametrize(("method", "traffic"), [("fedbn", PLAIN), ("standalone", PLAIN), ("fedbn", INT8)])
+def test_a_resumed_run_gives_the_same_bits(
+    method: str, traffic: TrafficConfig, sites: dict[str, SiteConfig], tmp_path: Path
+) -> None:
+    straight = Federation(method, sites, tmp_path / "straight", traffic=traffic)
     folder = tmp_path / "cut"
     store = make_store(folder)
 
@@ -148,6 +154,17 @@ def test_a_resumed_run_gives_the_same_bits(method: str, sites: dict[str, SiteCon
         assert again is not None
         assert not changed(kept, again)
     store.close()
+
+
+def test_standardized_weights_go_through_a_codec(sites: dict[str, SiteConfig], tmp_path: Path) -> None:
+    training = TrainingConfig(batch_size=4, lr=0.05, weights_sent="standardized")
+    plain, coded = (
+        Federation("fedwon", sites, tmp_path / traffic.up, training=training, traffic=traffic)
+        for traffic in (PLAIN, INT8)
+    )
+    for name, values in plain.models[-1].items():
+        other = coded.models[-1][name].numpy()
+        assert np.abs(values.numpy() - other).mean() <= 0.05 * np.abs(values.numpy()).mean() + 1e-3, name
 
 
 def test_standardized_weights_are_what_is_averaged(sites: dict[str, SiteConfig], tmp_path: Path) -> None:

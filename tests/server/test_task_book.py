@@ -15,13 +15,15 @@ from fedwon.server.task_book import TaskBook
 @dataclass(eq=False)
 class Job:
     site: str
-    blob: Blob | None
+    files: tuple[Blob, ...]
 
 
 SITES, DIGESTS, NAMES = ["a", "b", "c"], ["1" * 64, "2" * 64], ["t1", "t2", "t3", "t4", "t5"]
-blobs = st.none() | st.sampled_from(DIGESTS).map(lambda digest: Blob(Path("x"), digest, 1))
+files = st.lists(st.sampled_from(DIGESTS), unique=True).map(
+    lambda found: tuple(Blob(Path("x"), one, 1) for one in found)
+)
 steps = st.one_of(
-    st.tuples(st.just("set"), st.sampled_from(NAMES), st.builds(Job, st.sampled_from(SITES), blobs)),
+    st.tuples(st.just("set"), st.sampled_from(NAMES), st.builds(Job, st.sampled_from(SITES), files)),
     st.tuples(st.just("pop"), st.sampled_from(NAMES), st.none()),
     st.tuples(st.just("clear"), st.none(), st.none()),
 )
@@ -45,7 +47,7 @@ def test_the_book_finds_what_a_look_at_all_tasks_finds(course):
         for site in SITES:
             assert book.of_site(site) == [job for job in plain.values() if job.site == site]
         for digest in DIGESTS:
-            about = [job for job in plain.values() if job.blob is not None and job.blob.digest == digest]
+            about = [job for job in plain.values() if any(blob.digest == digest for blob in job.files)]
             assert book.about(digest) == len(about)
     for name in list(plain):
         del book[name]

@@ -14,11 +14,11 @@ import pytest
 
 from fedwon.common.errors import BrokenFile, DiskFull, LinkError, Refused, StorageError
 from fedwon.common.files import sha256_file
+from fedwon.common.rebuilding import most_bytes
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.grpc_errors import CHUNK, OFFSET_KEY
 from fedwon.common.wire.liveness import Liveness
 from fedwon.server import transfers
-from fedwon.server.service import SIZE_MARGIN, WIDER
 from tests.server.server_kit import (
     PATIENCE,
     federation,
@@ -247,7 +247,7 @@ async def test_a_wrong_digest_is_refused_and_may_be_sent_again(running):
 @wired
 async def test_an_update_larger_than_its_model(running):
     site, _, task_id, model = await asked(running)
-    for size in (WIDER * model.blob.size + SIZE_MARGIN + 1, 2**63, 0):
+    for size in (most_bytes(model.blob.size) + 1, 2**63, 0):
         header = outcome(task_id, None)
         header.records.append(pb.Record(name="arrays", arrays=pb.Blob(digest="0" * 64, size=size)))
         error = await refusal(site.submit(header))
