@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 
 
@@ -50,3 +51,7 @@ class ClientConfig(SiteConfig):
     memory_mb: int | None = Field(default=None, ge=64)
     """Megabytes of memory that the client may take; a task that needs more fails with a reason. Empty: what the
     control group, the container or the machine has."""
+    nice: int = Field(default=0, ge=0, le=19)
+    """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """When this site may work."""

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import grpc
 
+from fedwon.client.attendance import Attendance
 from fedwon.client.config import ClientConfig
 from fedwon.client.enrolment import open_channel
 from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
 from fedwon.client.renewal import Renewal
+from fedwon.client.schedule import ScheduleConfig
 from fedwon.client.tasks import TaskRunner
 from fedwon.client.transfers import Pauses
 from fedwon.common.config import load
@@ -63,6 +65,7 @@ class Link:
         survey: counts the site's images, by class and part; called again for each session.
         until_finished: end when a run has finished, in place of waiting for the next one.
         patience: seconds during which another client with this identity may be this box's own broken session.
+        schedule: when the site may work; None for at any time.
 
     Raises:
         StorageError: the site's certificate cannot be read.
@@ -77,12 +80,14 @@ class Link:
         *,
         until_finished: bool,
         patience: float,
+        schedule: ScheduleConfig | None = None,
     ) -> None:
         self._config, self._folder, self._survey = config, folder, survey
         self._until_finished, self._patience = until_finished, patience
         self.site = site_of(load_credentials(folder / "pki", "site").certificate)
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
+        self._attendance = Attendance(schedule, folder, self._outgoing.put_nowait)
         self._judgement = Judgement(config.server, folder, patience)
         self._renewal = Renewal(folder)
         self._counted: Survey = {}
@@ -103,7 +108,10 @@ class Link:
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb)
             runner.use(self._open)
-            async with _beside(runner.run()):
+            async with (
+                _beside(runner.run()),
+                _beside(self._attendance.watch(runner, lambda: self._judgement.standing)),
+            ):
                 await self._stay_connected(runner)
 
     def _health(self) -> dict[str, object]:
@@ -170,6 +178,7 @@ class Link:
         self._liveness = Liveness(_sensible(welcome.heartbeat_seconds))
         self._judgement.connected()
         runner.connected(self._liveness)
+        self._attendance.tell()  # again, for what a broken session left unsent may be older than the hello
         return self._liveness.heartbeat
 
     async def _hello(self, runner: TaskRunner) -> pb.Hello:
@@ -183,7 +192,10 @@ class Link:
             )
             for name, parts in self._counted.items()
         ]
-        return pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
+        hello = pb.Hello(version=VERSION, instance=self._instance, data=data, unfinished=runner.unfinished())
+        if (availability := self._attendance.to_wire()) is not None:
+            hello.availability.CopyFrom(availability)
+        return hello
 
     async def _welcome(self, call: Call) -> pb.Welcome:
         message = await _next(call, self._server, WELCOME_SECONDS)
@@ -209,7 +221,8 @@ class Link:
             message = await _next(call, self._server, self._liveness.silence)
             match message.WhichOneof("body"):
                 case "offer":
-                    runner.offer(message.offer)
+                    if not self._attendance.declines(message.offer, runner):
+                        runner.offer(message.offer)
                 case "cancel":
                     runner.cancel(message.cancel.task_id, message.cancel.reason)
                 case "committed":

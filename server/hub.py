@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.server.session import SiteSession
+from fedwon.server.availability import Availability
+from fedwon.server.session import SiteSession, resting
 from fedwon.server.transfers import Patience
 
 logger = logging.getLogger(__name__)
@@ -110,12 +111,23 @@ class Hub:
             old.outgoing.put_nowait(None)
         survey = {row.name: {"train": row.train, "validation": row.validation, "test": row.test} for row in hello.data}
         session = SiteSession(site, hello.instance, survey, frozenset(hello.unfinished))
+        session.availability = Availability.of_hello(hello)
         self.sessions[site] = session
         self._left.pop(site, None)
-        self._arrivals += old is None
+        self._arrivals += bool(session.availability) and (old is None or not old.availability)
         self._remind(session)
         self._notify()
         return session
+
+    def available(self) -> list[str]:
+        """Return the sites that are connected and may work now, sorted; from any thread."""
+        return sorted(site for site, session in self.sessions.copy().items() if session.availability)
+
+    def attend(self, session: SiteSession, availability: Availability) -> None:
+        """Take what a site says of when it may work; one that may again is as one that comes."""
+        self._arrivals += bool(availability) and not session.availability
+        session.availability = availability
+        self._notify()
 
     def _remind(self, session: SiteSession) -> None:
         """Repeat what a site may have missed while it was away."""
@@ -156,14 +168,16 @@ class Hub:
         self._changed = asyncio.Event()
 
     async def wait_for(self, minimum: int) -> None:
-        """Wait until so many sites are connected, or the hub is stopped."""
-        if len(self.sessions) < minimum:
-            logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
-        while not self.stopped and len(self.sessions) < minimum:
+        """Wait until so many sites are connected and may work, or the hub is stopped."""
+        if len(self.available()) < minimum:
+            logger.info(
+                "waiting for sites: %d of %d are connected%s", len(self.sessions), minimum, resting(self.sessions)
+            )
+        while not self.stopped and len(self.available()) < minimum:
             await self._changed.wait()
 
     async def wait_for_arrival(self, seconds: float) -> None:
-        """Wait until a site connects that was away, the time is over, or the hub is stopped."""
+        """Wait until a site comes that was away or might not work, the time is over, or the hub is stopped."""
         before = self._arrivals
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -193,12 +207,22 @@ class Hub:
                 known.answers = task.answers
             else:
                 self.tasks[name] = task
+                if self._settle_resting(task):
+                    continue
             self._tell(task.site, pb.FromServer(offer=task.offer))
             if task.site not in self.sessions:
                 self._watch_absence(task.site)
             if self.stopped:
                 task.answers.put(None)
         self._settle_barred()
+
+    def _settle_resting(self, task: Task) -> bool:
+        """Answer for a site that may not work now, unless it holds the outcome; return whether that was so."""
+        session, name = self.sessions.get(task.site), task.offer.task_id
+        if session is None or session.availability or name in session.held:
+            return False
+        self.complete(task, Answer(name, error=f"the site is {session.availability.words}"))
+        return True
 
     def bar(self, sites: Mapping[str, str]) -> None:
         """Answer for these sites from now on, each with a reason, whatever they are asked; only for these."""

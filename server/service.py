@@ -22,9 +22,10 @@ from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
 from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
-from fedwon.server import sites
+from fedwon.server import availability, sites
 from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import Trust
+from fedwon.server.availability import Availability
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Answer, Hub, Task
 from fedwon.server.peers import Peer, peer_of
@@ -60,6 +61,7 @@ class FederationService(rpc.FederationServicer):
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
         self._noting = asyncio.Lock()
+        self._resting: set[str] = set()
 
     @guarded
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
@@ -100,6 +102,7 @@ class FederationService(rpc.FederationServicer):
         session.peer = peer
         try:
             await self._note_connected(session, hello.version)
+            await self._note_availability(session)
             await context.write(self._welcome(site))
             await self._converse(session, context)
             if session.refusal is not None:
@@ -156,6 +159,24 @@ class FederationService(rpc.FederationServicer):
                         session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
                 case "failed":
                     self._failed(session.site, message.failed)
+                case "availability":
+                    told = Availability.from_wire(message.availability)
+                    changed = told.reason != session.availability.reason
+                    self._hub.attend(session, told)
+                    if changed:
+                        await self._note_availability(session)
+
+    async def _note_availability(self, session: SiteSession) -> None:
+        """Write it down where it is, or was, not the usual."""
+        site, told = session.site, session.availability
+        if told and site not in self._resting:
+            return
+        (self._resting.discard if told else self._resting.add)(site)
+        logger.info("site is %s", "available" if told else told.words, extra={"site": site})
+        try:
+            await asyncio.to_thread(availability.note, self._store, site, told)
+        except StorageError as error:  # `sites` shows what was there before; the run goes by what is in memory
+            logger.warning("that site %s is %s could not be noted: %s", site, told.words, error.message)
 
     def _failed(self, site: str, failed: pb.TaskFailed) -> None:
         reason = f"{failed.error[:LONGEST_REASON]}: {failed.message[:LONGEST_REASON]}"
