@@ -132,9 +132,11 @@ def start(
     """Connect to the server and take part in its runs, for ever."""
     from fedwon.client.data import survey
     from fedwon.client.link import Link
+    from fedwon.client.precedence import stand_back
 
     keep_freed_memory()
     config = load(ClientConfig, folder / "client.yaml")
+    stand_back(config.nice)
     survey(config.data, folder)  # wrong images are told at once, before anything is connected
     link = Link(
         config,
@@ -142,6 +144,7 @@ def start(
         lambda: survey(config.data, folder).as_dict(),
         until_finished=until_finished,
         patience=patience,
+        schedule=config.schedule,
     )
     logs.bind(site=link.site)
     asyncio.run(_serve(link, config.server))

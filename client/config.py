@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 
 
@@ -58,3 +59,8 @@ class LinkConfig(Settings):
 
 class ClientConfig(SiteConfig, LinkConfig):
     """client.yaml: a site of a fedwon server."""
+
+    nice: int = Field(default=0, ge=0, le=19)
+    """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """When this site may work."""

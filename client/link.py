@@ -13,11 +13,13 @@ from pathlib import Path
 
 import grpc
 
+from fedwon.client.attendance import Attendance
 from fedwon.client.config import LinkConfig
 from fedwon.client.enrolment import open_channel
 from fedwon.client.health import answering
 from fedwon.client.judgement import Judgement
 from fedwon.client.renewal import Renewal
+from fedwon.client.schedule import ScheduleConfig
 from fedwon.client.tasks import App, TaskRunner, training_app
 from fedwon.client.transfers import Pauses
 from fedwon.common.codec import CODECS
@@ -64,6 +66,7 @@ class Link:
         survey: counts the site's images, by class and part; called again for each session.
         until_finished: end when a run has finished, in place of waiting for the next one.
         patience: seconds during which another client with this identity may be this box's own broken session.
+        schedule: when the site may work; None for at any time.
         load_app: returns what does the tasks.
         overhear: is told every message of the server that is about tasks and runs, after the link has acted on it.
 
@@ -80,6 +83,7 @@ class Link:
         *,
         until_finished: bool,
         patience: float,
+        schedule: ScheduleConfig | None = None,
         load_app: Callable[[], App] = training_app,
         overhear: Callable[[pb.FromServer], None] = lambda _: None,
     ) -> None:
@@ -89,6 +93,7 @@ class Link:
         self.site = site_of(load_credentials(folder / "pki", "site").certificate)
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
+        self._attendance = Attendance(schedule, folder, self._outgoing.put_nowait)
         self._judgement = Judgement(config.server, folder, patience)
         self._renewal = Renewal(folder)
         self._counted: Survey = {}
@@ -109,7 +114,10 @@ class Link:
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb, load_app=self._load_app)
             runner.use(self._open)
-            async with _beside(runner.run()):
+            async with (
+                _beside(runner.run()),
+                _beside(self._attendance.watch(runner, lambda: self._judgement.standing)),
+            ):
                 await self._stay_connected(runner)
 
     def _health(self) -> dict[str, object]:
@@ -176,6 +184,7 @@ class Link:
         self._liveness = Liveness(_sensible(welcome.heartbeat_seconds))
         self._judgement.connected()
         runner.connected(self._liveness)
+        self._attendance.tell()  # again, for what a broken session left unsent may be older than the hello
         return self._liveness.heartbeat
 
     async def _hello(self, runner: TaskRunner) -> pb.Hello:
@@ -189,6 +198,7 @@ class Link:
             data=survey_to_wire(self._counted),
             unfinished=runner.unfinished(),
             codecs=sorted(CODECS),
+            availability=self._attendance.to_wire(),
         )
 
     def tell_survey(self, survey: Survey) -> None:
@@ -219,7 +229,8 @@ class Link:
             message = await _next(call, self._server, self._liveness.silence)
             match message.WhichOneof("body"):
                 case "offer":
-                    runner.offer(message.offer)
+                    if not self._attendance.declines(message.offer, runner):
+                        runner.offer(message.offer)
                 case "cancel":
                     runner.cancel(message.cancel.task_id, message.cancel.reason)
                 case "committed":

@@ -131,6 +131,10 @@ class TaskRunner:
             work.cancelled.set()
             self._transfers.wake.set()
 
+    def in_hand(self) -> set[str]:
+        """Return the tasks that wait or are worked on and were not given up."""
+        return {name for name, work in self._known.items() if not work.cancelled.is_set()}
+
     def unfinished(self) -> list[str]:
         """Return the tasks in hand and those whose outcome is still kept."""
         return sorted({*self._known, *self.journal.unfinished()})

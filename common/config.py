@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -127,6 +127,9 @@ def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:
 def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> Iterator[str]:
     current: Any = kind
     for part in path:
+        if isinstance(part, int):  # in a list
+            current = next(iter(get_args(current)), None)
+            continue
         field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
         current = field.annotation if field else None
     if hasattr(current, "model_fields"):

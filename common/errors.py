@@ -33,7 +33,8 @@
     │   ├── RunMissing       62  no such run, or nothing to resume
     │   ├── TaskFailed       63  a site could not do what it was asked
     │   ├── Stopped          64  the operator stopped the server in the middle of a run
-    │   └── OutOfMemory      65  a task that a site's memory does not suffice for
+    │   ├── OutOfMemory      65  a task that a site's memory does not suffice for
+    │   └── Unavailable      66  a site that may not work now, by its own schedule
     ├── MissingExtra         70  an optional package that is not installed
     └── Unhealthy            80  a server or client that does not run, or hangs
 
@@ -294,6 +295,13 @@ class OutOfMemory(RunError):
 
     code, slug = 65, "out-of-memory"
     default_hint = "Lower `batch_size` or `data.cache_mb` in client.yaml, or `images.size` or `model.width` in the run."
+
+
+class Unavailable(RunError):
+    """A site that may not work now, by its own schedule."""
+
+    code, slug = 66, "unavailable"
+    default_hint = "`fedwon-server sites` shows until when; the site's people decide it in `schedule` of client.yaml."
 
 
 class MissingExtra(FedwonError):

@@ -69,8 +69,8 @@ class GrpcGrid(SiteGrid):
         self._deltas[model] = delta
 
     def sites(self) -> list[str]:
-        """Return the names of the sites that are connected, sorted."""
-        names = sorted(self._hub.sessions.copy())
+        """Return the names of the sites that are connected and may work now, sorted."""
+        names = self._hub.available()
         self._names |= {node_id_of(name): name for name in names}
         return names
 
@@ -80,7 +80,7 @@ class GrpcGrid(SiteGrid):
         return None if session is None else session.survey
 
     def wait_for_sites(self, minimum: int) -> None:
-        """Block until so many sites are connected.
+        """Block until so many sites are connected and may work.
 
         Raises:
             Stopped: the server is stopped meanwhile.
@@ -90,7 +90,7 @@ class GrpcGrid(SiteGrid):
             raise Stopped("The server was stopped while it waited for sites.")
 
     def wait_for_arrival(self, seconds: float) -> bool:
-        """Block until another site connects or the time is over.
+        """Block until another site connects or may work again, or the time is over.
 
         Raises:
             Stopped: the server is stopped meanwhile.

@@ -20,7 +20,8 @@ from fedwon.common.codec import CODECS
 from fedwon.common.errors import DuplicateSite, LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import survey_from_wire
-from fedwon.server.session import SiteSession
+from fedwon.server.availability import Availability
+from fedwon.server.session import SiteSession, resting
 from fedwon.server.task_book import TaskBook
 from fedwon.server.transfers import Patience
 
@@ -129,12 +130,23 @@ class Hub:
             old.outgoing.put_nowait(None)
         session = SiteSession(site, hello.instance, survey_from_wire(hello.data), frozenset(hello.unfinished))
         self.codecs[site] = frozenset(CODECS.keys() & hello.codecs)
+        session.availability = Availability.of_hello(hello)
         self.sessions[site] = session
         self._left.pop(site, None)
-        self._arrivals += old is None
+        self._arrivals += bool(session.availability) and (old is None or not old.availability)
         self._remind(session)
         self._notify()
         return session
+
+    def available(self) -> list[str]:
+        """Return the sites that are connected and may work now, sorted; from any thread."""
+        return sorted(site for site, session in self.sessions.copy().items() if session.availability)
+
+    def attend(self, session: SiteSession, availability: Availability) -> None:
+        """Take what a site says of when it may work; one that may again is as one that comes."""
+        self._arrivals += bool(availability) and not session.availability
+        session.availability = availability
+        self._notify()
 
     def _remind(self, session: SiteSession) -> None:
         """Repeat what a site may have missed while it was away."""
@@ -174,14 +186,16 @@ class Hub:
         self._changed = asyncio.Event()
 
     async def wait_for(self, minimum: int) -> None:
-        """Wait until so many sites are connected, or the hub is stopped."""
-        if len(self.sessions) < minimum:
-            logger.info("waiting for sites: %d of %d are connected", len(self.sessions), minimum)
-        while not self.halted and len(self.sessions) < minimum:
+        """Wait until so many sites are connected and may work, or the hub is stopped."""
+        if len(self.available()) < minimum:
+            logger.info(
+                "waiting for sites: %d of %d are connected%s", len(self.sessions), minimum, resting(self.sessions)
+            )
+        while not self.halted and len(self.available()) < minimum:
             await self._changed.wait()
 
     async def wait_for_arrival(self, seconds: float) -> None:
-        """Wait until a site connects that was away, the time is over, or the hub is stopped."""
+        """Wait until a site comes that was away or might not work, the time is over, or the hub is stopped."""
         before = self._arrivals
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -237,12 +251,22 @@ class Hub:
                 known.answers = task.answers
             else:
                 self.tasks[name] = task
+                if self._settle_resting(task):
+                    continue
             self._tell(task.site, pb.FromServer(offer=task.offer))
             if task.site not in self.sessions:
                 self._watch_absence(task.site)
             if self.halted:
                 task.answers.put(None)
         self._settle_barred()
+
+    def _settle_resting(self, task: Task) -> bool:
+        """Answer for a site that may not work now, unless it holds the outcome; return whether that was so."""
+        session, name = self.sessions.get(task.site), task.offer.task_id
+        if session is None or session.availability or name in session.held:
+            return False
+        self.complete(task, Answer(name, error=f"the site is {session.availability.words}"))
+        return True
 
     def bar(self, sites: Mapping[str, str]) -> None:
         """Answer for these sites from now on, each with a reason, whatever they are asked; only for these."""

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
+from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
@@ -113,6 +114,8 @@ def sites(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
             "data": row.data,
             "revoked": _iso(row.revoked) if _revoked(row) else None,
             "reason": row.reason if _revoked(row) else "",
+            "unavailable": row.unavailable if row.connected and served else "",
+            "back": _iso(row.back) if row.connected and served and row.unavailable else None,
         }
         for row in rows
     ]
@@ -123,6 +126,11 @@ def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
     data: Mapping[str, Mapping[str, int]] = site["data"] or {}
     images = sum(sum(parts.values()) for parts in data.values())
     state = "connected" if site["connected"] else ("away" if site["last_seen"] else "never connected")
+    state = (
+        in_words(site["unavailable"], site["back"] and datetime.fromisoformat(site["back"]))
+        if site["unavailable"]
+        else state
+    )
     state = "revoked" if site["revoked"] else state
     days = site["certificate_days"]
     return (

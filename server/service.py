@@ -24,9 +24,10 @@ from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, abort
 from fedwon.common.wire.liveness import Liveness
 from fedwon.common.wire.records import blob_of
-from fedwon.server import sites
+from fedwon.server import availability, sites
 from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import Trust
+from fedwon.server.availability import Availability
 from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Answer, Hub, Task
@@ -63,6 +64,7 @@ class FederationService(rpc.FederationServicer):
         self.last_seen: dict[str, datetime] = {}
         self._turns = Turns()
         self._noting: Gathering[sites.Move, None] = Gathering(lambda moves: sites.noted(store, moves))
+        self._resting: set[str] = set()
 
     @guarded
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
@@ -103,6 +105,7 @@ class FederationService(rpc.FederationServicer):
         session.peer = peer
         try:
             await self._note_connected(session, hello.version)
+            await self._note_availability(session)
             await context.write(self._welcome(site))
             await self._converse(session, context)
             if session.refusal is not None:
@@ -159,6 +162,12 @@ class FederationService(rpc.FederationServicer):
                 case "survey":
                     if self._hub.surveyed(session, message.survey.data):
                         await self._note_survey(session)
+                case "availability":
+                    told = Availability.from_wire(message.availability)
+                    changed = told.reason != session.availability.reason
+                    self._hub.attend(session, told)
+                    if changed:
+                        await self._note_availability(session)
 
     async def _note_survey(self, session: SiteSession) -> None:
         data = {name: dict(parts) for name, parts in session.survey.items()}
@@ -166,6 +175,18 @@ class FederationService(rpc.FederationServicer):
             await asyncio.to_thread(sites.surveyed, self._store, session.site, data)
         except StorageError as error:  # `sites` shows what was there before; the run goes by what is in memory
             logger.warning("%s", error.message)
+
+    async def _note_availability(self, session: SiteSession) -> None:
+        """Write it down where it is, or was, not the usual."""
+        site, told = session.site, session.availability
+        if told and site not in self._resting:
+            return
+        (self._resting.discard if told else self._resting.add)(site)
+        logger.info("site is %s", "available" if told else told.words, extra={"site": site})
+        try:
+            await asyncio.to_thread(availability.note, self._store, site, told)
+        except StorageError as error:  # `sites` shows what was there before; the run goes by what is in memory
+            logger.warning("that site %s is %s could not be noted: %s", site, told.words, error.message)
 
     def _failed(self, site: str, failed: pb.TaskFailed) -> None:
         reason = f"{failed.error[:LONGEST_REASON]}: {failed.message[:LONGEST_REASON]}"

@@ -28,7 +28,7 @@ from fedwon.common.pki import (
 )
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.liveness import Liveness
-from fedwon.server import sites
+from fedwon.server import availability, sites
 from fedwon.server.attempts import Attempts
 from fedwon.server.auditing import Refusals, operator
 from fedwon.server.authorities import LiveTrust
@@ -166,6 +166,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     health_pb2_grpc.add_HealthServicer_to_server(health, federation)
     health_pb2_grpc.add_HealthServicer_to_server(outsiders, enrolment)
     sites.disconnected(home.store)
+    availability.forget(home.store)
     watch = Watch(hub, service.standing, trust, service.refusals)
     await watch.look()
     await federation.start()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fedwon.common.errors import Refused
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.server.availability import Availability
 from fedwon.server.peers import Peer
 
 
@@ -21,6 +22,7 @@ class SiteSession:
         survey: how many images the site has, by class and part.
         held: tasks whose outcome the site said it keeps, until it is told that nobody needs them.
         outgoing: what waits to be sent; None closes the session.
+        availability: whether the site may work now.
         peer: the certificate that it was opened with.
         refusal: what it is ended with, once it is.
         expelled: set when it is.
@@ -33,6 +35,7 @@ class SiteSession:
     outgoing: asyncio.Queue[pb.FromServer | None] = field(default_factory=asyncio.Queue)
     heard: float = field(default_factory=time.monotonic)
     progress: pb.Heartbeat = field(default_factory=pb.Heartbeat)
+    availability: Availability = field(default_factory=Availability)
     peer: Peer | None = None
     refusal: Refused | None = None
     expelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,3 +44,9 @@ class SiteSession:
         """End the session with a refusal, also where the line is stuck."""
         self.refusal = refusal
         self.expelled.set()
+
+
+def resting(sessions: Mapping[str, SiteSession]) -> str:
+    """Say of the sites that are connected and may not work, until when: an end of a sentence, or nothing."""
+    held = [f"{site} is {one.availability.words}" for site, one in sorted(sessions.items()) if not one.availability]
+    return f"; {'; '.join(held)}" if held else ""

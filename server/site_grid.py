@@ -73,12 +73,12 @@ class SiteGrid(Grid):
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the numbers of the sites that are connected, in the order of their names."""
+        """Return the numbers of the sites that can be asked now, in the order of their names."""
         return [node_id_of(site) for site in self.sites()]
 
     @abstractmethod
     def sites(self) -> list[str]:
-        """Return the names of the sites that are connected, sorted."""
+        """Return the names of the sites that are connected and may work now, sorted."""
 
     @abstractmethod
     def survey(self, site: str) -> Survey | None:
@@ -86,10 +86,10 @@ class SiteGrid(Grid):
 
     @abstractmethod
     def wait_for_sites(self, minimum: int) -> None:
-        """Block until so many sites are connected."""
+        """Block until so many sites are connected and may work."""
 
     def wait_for_arrival(self, seconds: float) -> bool:
-        """Block until another site connects or the time is over; return False at once where nobody can come."""
+        """Block until another site comes or the time is over; return False at once where nobody can come."""
         del seconds
         return False
 

@@ -80,6 +80,8 @@ class Site(Base):
     data: Mapped[dict[str, Any] | None]
     revoked: Mapped[datetime | None]  # certificates issued up to then are void
     reason: Mapped[str] = mapped_column(default="", server_default=text("''"))
+    unavailable: Mapped[str] = mapped_column(default="", server_default=text("''"))  # why it may not work now
+    back: Mapped[datetime | None]  # when it may again, where it knows
 
 
 class CertificateRow(Base):

@@ -175,6 +175,7 @@ class FromSite(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
     SURVEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
@@ -185,6 +186,10 @@ class FromSite(_message.Message):
     @_builtins.property
     def failed(self) -> Global___TaskFailed: ...
     @_builtins.property
+    def availability(self) -> Global___Availability:
+        """whenever it changes"""
+
+    @_builtins.property
     def survey(self) -> Global___Survey: ...
     def __init__(
         self,
@@ -192,13 +197,14 @@ class FromSite(_message.Message):
         hello: Global___Hello | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         failed: Global___TaskFailed | None = ...,
+        availability: Global___Availability | None = ...,
         survey: Global___Survey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "failed", "survey"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "failed", "availability", "survey"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -235,6 +241,7 @@ class Hello(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     instance: _builtins.str
     """drawn anew at each start of the client"""
@@ -250,6 +257,10 @@ class Hello(_message.Message):
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """in which the site can write its updates; none: plain arrays only"""
 
+    @_builtins.property
+    def availability(self) -> Global___Availability:
+        """not set: at any time"""
+
     def __init__(
         self,
         *,
@@ -258,14 +269,44 @@ class Hello(_message.Message):
         data: _abc.Iterable[Global___ClassCount] | None = ...,
         unfinished: _abc.Iterable[_builtins.str] | None = ...,
         codecs: _abc.Iterable[_builtins.str] | None = ...,
+        availability: Global___Availability | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "data", b"data", "instance", b"instance", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "codecs", b"codecs", "data", b"data", "instance", b"instance", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Availability(_message.Message):
+    """Whether the site may work now. While it may not, it is not asked and not waited for; a task in hand it may finish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    available: _builtins.bool
+    seconds: _builtins.float
+    """until that changes, as far as the site knows; 0: it does not know"""
+    reason: _builtins.str
+    """why it may not work, in words"""
+    def __init__(
+        self,
+        *,
+        available: _builtins.bool = ...,
+        seconds: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Availability: _TypeAlias = Availability  # noqa: Y015
 
 @_typing.final
 class ClassCount(_message.Message):

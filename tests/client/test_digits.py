@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from fedwon.client import digits
 from fedwon.client.config import DataConfig
 from fedwon.client.digits import SIZE, line_labels, line_names, load_line
 from fedwon.client.opening import SiteData, open_site
@@ -84,7 +85,7 @@ def test_a_line_that_is_not_there() -> None:
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr(digits, "distribution", lambda _: distribution("no-such-package"))
     with pytest.raises(MissingExtra) as caught:
         line_labels("paper")
     assert "fedwon[digits]" in caught.value.hint
