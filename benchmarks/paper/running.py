@@ -27,7 +27,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import ParticipationConfig, RunConfig
+from fedwon.common.run_config import BEFORE_CODECS, ParticipationConfig, RunConfig
 from fedwon.server.app import federate
 from fedwon.server.events import Event, RoundCommitted
 from fedwon.server.runs import Run
@@ -85,6 +85,7 @@ class Spec:
             "rounds": self.rounds or self.plan.rounds,
             "training": {"batch_size": self.batch, "lr": self.lr, "clipping": self.clipping},
             "aggregation": {"weights": "uniform"},
+            "traffic": BEFORE_CODECS["traffic"],  # what codecs cost is another table
         }
         return parse(
             RunConfig, merged(self.plan.settings, VARIANTS[self.variant].settings, own), f"protocol {self.protocol}"
