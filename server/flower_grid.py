@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,17 +47,25 @@ class FlowerGrid(SiteGrid):
         flower: Flower's grid.
         rules: quorum and patience.
         virtual: the number of virtual nodes where the engine is a simulation: all are waited for, and no more come.
+        at_once: tasks that Flower has in hand at a time; None: all. Its simulation looks for each virtual node through
+            all of them, many times a second.
         stopped: set by whoever wants the run to end.
     """
 
     def __init__(
-        self, flower: Grid, rules: ParticipationConfig, *, virtual: int = 0, stopped: threading.Event | None = None
+        self,
+        flower: Grid,
+        rules: ParticipationConfig,
+        *,
+        virtual: int = 0,
+        at_once: int | None = None,
+        stopped: threading.Event | None = None,
     ) -> None:
         super().__init__()
         self.set_run(flower.run)
-        self._flower, self._rules, self._virtual = flower, rules, virtual
+        self._flower, self._rules, self._virtual, self._at_once = flower, rules, virtual, at_once
         self._stopped = stopped or threading.Event()
-        self._introductions = Introductions(flower, strict=virtual > 0)
+        self._introductions = Introductions(flower, strict=virtual > 0, at_once=at_once)
         self._sent: dict[str, _Sent] = {}
         self._good: set[str] = set()
         self._seconds: dict[str, float] = {}
@@ -79,10 +88,10 @@ class FlowerGrid(SiteGrid):
         if self._virtual and minimum > self._virtual:
             raise ConfigError(f"`participation.minimum` is {minimum}; there are {self._virtual} virtual sites.")
         wanted = max(minimum, self._virtual) if minimum else 0
-        for pause in _pauses():
-            if len(self.sites()) >= wanted and not (minimum and self._introductions.waiting()):
-                break
-            self._rest(pause)
+        before, pauses = 0, _pauses()
+        while len(there := self.sites()) < wanted or (minimum and self._introductions.waiting()):
+            before, pauses = len(there), _pauses() if len(there) > before else pauses
+            self._rest(next(pauses))
         self._check_stopped()
 
     def wait_for_arrival(self, seconds: float) -> bool:
@@ -138,19 +147,41 @@ class FlowerGrid(SiteGrid):
         Raises:
             Stopped: the run is to end.
         """
+        pending = deque(_named(messages))
         waiting: dict[str, Message] = {}
-        content = _InMemory()
-        for message in messages:
+        content, pauses = _InMemory(), _pauses()
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        needed = min(self._rules.quorum or self._rules.minimum, len(self._good | {_name(task) for task in pending}))
+        while pending or waiting:
+            yield from self._handed_over(pending, waiting, content, timeout)
+            began = time.monotonic()
+            looked = list(self._flower.pull_messages(list(waiting)))
+            cost = time.monotonic() - began
+            for arrived in looked:
+                message = waiting.pop(arrived.metadata.reply_to_message_id)
+                yield self._ours(message, arrived)  # meanwhile the strategy may have discounted it
+                if len(self._good) >= needed and self._rules.patience_seconds is not None:
+                    end = min(end, time.monotonic() + self._rules.patience_seconds)
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            pauses = _pauses() if looked else pauses
+            if waiting:
+                self._rest(min(max(next(pauses), LOOKING * cost), left))
+
+    def _handed_over(
+        self, pending: deque[Message], waiting: dict[str, Message], content: _InMemory, timeout: float | None
+    ) -> Iterator[Message]:
+        """Hand tasks over as far as there is room; yield errors for those that cannot be."""
+        while pending and (self._at_once is None or len(waiting) < self._at_once):
+            message = pending.popleft()
             try:
                 waiting[self._carried(message, content, timeout)] = message
             except FedwonError as error:
                 yield Message(Error(code=error.code, reason=error.message), reply_to=message)
-        yield from self._replies(waiting, timeout)
 
     def _carried(self, message: Message, content: _InMemory, timeout: float | None) -> str:
-        if not message.metadata.message_id:
-            set_message_id(message, f"message-{secrets.token_hex(8)}")
-        name = message.metadata.message_id
+        name = _name(message)
         # late answers still count for some rounds; longer than that Flower need not keep the task for a site away
         ttl = None if timeout is None else timeout * (2 + self._rules.late_rounds)
         known = self._sent.get(name)
@@ -175,30 +206,9 @@ class FlowerGrid(SiteGrid):
             raise TaskFailed("Flower's engine did not take the task.", hint="Its own log says why.")
         return taken[0]
 
-    def _replies(self, waiting: dict[str, Message], timeout: float | None) -> Iterator[Message]:
-        end = float("inf") if timeout is None else time.monotonic() + timeout
-        names = {message.metadata.message_id for message in waiting.values()}
-        needed = min(self._rules.quorum or self._rules.minimum, len(self._good | names))
-        pauses = _pauses()
-        while waiting:
-            began = time.monotonic()
-            looked = list(self._flower.pull_messages(list(waiting)))
-            cost = time.monotonic() - began
-            for arrived in looked:
-                message = waiting.pop(arrived.metadata.reply_to_message_id)
-                yield self._ours(message, arrived)  # meanwhile the strategy may have discounted it
-                pauses = _pauses()
-                if len(self._good) >= needed and self._rules.patience_seconds is not None:
-                    end = min(end, time.monotonic() + self._rules.patience_seconds)
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            if waiting:
-                self._rest(min(max(next(pauses), LOOKING * cost), left))
-
     def _ours(self, message: Message, arrived: Message) -> Message:
         """A reply as the strategy expects it: from the site by our number, to the message of our name."""
-        name = message.metadata.message_id
+        name = _name(message)
         self._sent.pop(name, None)
         if arrived.has_error():
             reason = arrived.error.reason or f"Flower's error {arrived.error.code}"
@@ -235,6 +245,17 @@ class _InMemory:
             copy = ArrayRecord({name: Array(ndarray=array.numpy()) for name, array in record.items()})
             self._read[id(record)] = (record, copy)
         return self._read[id(record)][1]
+
+
+def _name(message: Message) -> str:
+    return str(message.metadata.message_id)
+
+
+def _named(messages: Iterable[Message]) -> Iterator[Message]:
+    for message in messages:
+        if not message.metadata.message_id:
+            set_message_id(message, f"message-{secrets.token_hex(8)}")
+        yield message
 
 
 def _pauses() -> Iterator[float]:

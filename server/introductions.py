@@ -69,10 +69,11 @@ class Introductions:
     Args:
         flower: Flower's grid.
         strict: a node that cannot say who it is is an error: in a simulation nobody is there to put it right.
+        at_once: nodes that are asked at a time; None: all.
     """
 
-    def __init__(self, flower: Grid, *, strict: bool) -> None:
-        self._flower, self._strict = flower, strict
+    def __init__(self, flower: Grid, *, strict: bool, at_once: int | None = None) -> None:
+        self._flower, self._strict, self._at_once = flower, strict, at_once
         self._known: dict[int, Known] = {}
         self._asked: dict[str, tuple[int, float]] = {}
         self._again: dict[int, float] = {}
@@ -114,7 +115,8 @@ class Introductions:
     def _ask(self, connected: list[int]) -> None:
         asked, now = {node for node, _ in self._asked.values()}, time.monotonic()
         new = [node for node in connected if node not in self._known and node not in asked]
-        for node in new:
+        room = None if self._at_once is None else max(self._at_once - len(asked), 0)
+        for node in new[:room]:
             if self._again.get(node, 0.0) <= now:
                 question = Message(RecordDict({"config": ConfigRecord()}), dst_node_id=node, message_type=QUERY)
                 for name in self._flower.push_messages([question]):

@@ -24,6 +24,8 @@ from fedwon.common.run_config import ParticipationConfig
 from fedwon.server.flower_grid import FlowerGrid
 from fedwon.server.site_grid import SiteGrid
 
+TASKS_A_WORKER, CLUSTER = 16, 32
+"""Tasks in Flower's hands for each worker, and how many workers a cluster is taken to have."""
 LISTED = "virtual-sites.json"
 QUIET: Mapping[str, str] = MappingProxyType(
     {
@@ -86,12 +88,16 @@ class RayEngine:
         @server.main()
         def _main(grid: Grid, context: Context) -> None:
             del context
-            work(FlowerGrid(grid, rules, virtual=len(sites), stopped=stopped))
+            at_once = TASKS_A_WORKER * (self.workers or CLUSTER if self.address else self._local(threads))
+            work(FlowerGrid(grid, rules, virtual=len(sites), at_once=at_once, stopped=stopped))
 
         try:
             _simulate(server, VirtualSites(listed), len(sites), self.settings(threads))
         finally:
             stopped.set()  # the thread of `work` must not wait for an engine that is gone
+
+    def _local(self, threads: int) -> int:
+        return self.workers or max(1, (os.cpu_count() or 1) // threads)
 
     def settings(self, threads: int) -> dict[str, dict[str, bool | int | float | str]]:
         """Return what Flower hands to Ray: no dashboard, and no port beyond this machine unless a cluster is named."""
@@ -99,8 +105,7 @@ class RayEngine:
         if self.address:
             started["address"] = self.address
         else:
-            workers = self.workers or max(1, (os.cpu_count() or 1) // threads)
-            started["num_cpus"] = workers * threads
+            started["num_cpus"] = self._local(threads) * threads
         return {"init_args": started, "client_resources": {"num_cpus": threads, "num_gpus": 0.0}}
 
 
