@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from fedwon.common.errors import storage_error
 from fedwon.common.files import write_atomic
+from fedwon.common.system_errors import storage_error
 
 MOST_DEATHS = 2
 """A task in which the process has died so often is given back with a reason."""

@@ -12,7 +12,8 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedwon.common.errors import Refused, Unreachable, storage_error
+from fedwon.common.errors import Refused, Unreachable
+from fedwon.common.system_errors import storage_error
 
 SECONDS = 10.0
 NOT_TRUSTED = (

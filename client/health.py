@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedwon.common.errors import ConfigMissing, Unhealthy, storage_error
+from fedwon.common.errors import ConfigMissing, Unhealthy
+from fedwon.common.system_errors import storage_error
 
 logger = logging.getLogger(__name__)
 

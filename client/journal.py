@@ -15,9 +15,10 @@ from pathlib import Path
 from flwr.app import ArrayRecord, RecordDict
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, read_header, write_record
-from fedwon.common.errors import BrokenFile, FedwonError, Refused, storage_error
+from fedwon.common.errors import BrokenFile, FedwonError, Refused
 from fedwon.common.files import make_folder, sha256_file, write_atomic
 from fedwon.common.rebuilding import UNPACKED, rebuild
+from fedwon.common.system_errors import storage_error
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_to_wire
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from flwr.app import ArrayRecord, RecordDict
 
 from fedwon.common.arrays import StoredRecord, open_record, read_header, write_record
-from fedwon.common.errors import FedwonError, storage_error
+from fedwon.common.errors import FedwonError
 from fedwon.common.files import make_folder, move
+from fedwon.common.system_errors import storage_error
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import grpc
 
 from fedwon.client.journal import Journal, ModelCache
 from fedwon.client.progress import Cancelled
-from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, Unreachable, storage_error
+from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, Unreachable
 from fedwon.common.packing import ZSTD
+from fedwon.common.system_errors import storage_error
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import OFFSET_KEY, PIECE, from_rpc

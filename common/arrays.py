@@ -21,9 +21,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError, storage_error
+from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError
 from fedwon.common.files import sha256_file, write_atomic
 from fedwon.common.packing import packed
+from fedwon.common.system_errors import storage_error
 
 DTYPES: Mapping[str, str] = {
     "F64": "float64",

@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedwon.common.errors import ConfigError, ConfigMissing, storage_error
+from fedwon.common.errors import ConfigError, ConfigMissing
+from fedwon.common.system_errors import storage_error
 
 FlatValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """What a flattened setting can be."""

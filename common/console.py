@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedwon.common.errors import DiskFull, FedwonError, storage_error
+from fedwon.common.errors import DiskFull, FedwonError
 from fedwon.common.logs import json_output, one_line
+from fedwon.common.system_errors import storage_error
 
 DEBUG_VARIABLE = "FEDWON_DEBUG"
 _INTERRUPTED = 130

@@ -16,7 +16,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedwon.common.errors import KeyExposed, storage_error
+from fedwon.common.errors import KeyExposed
+from fedwon.common.system_errors import storage_error
 
 _TEMPORARY = ".fedwon-{}.tmp"
 # Some network file systems cannot fsync a folder; the rename itself has been done by then.

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fedwon.common.errors import FedwonError, storage_error
+from fedwon.common.errors import FedwonError
+from fedwon.common.system_errors import storage_error
 
 RETRY_SECONDS = 0.2
 

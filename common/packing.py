@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from fedwon.common.errors import BrokenFile, storage_error
+from fedwon.common.errors import BrokenFile
 from fedwon.common.files import write_atomic
+from fedwon.common.system_errors import storage_error
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -29,7 +29,7 @@ from fedwon.common.certificates import (
     read_certificate,
     subject_name,
 )
-from fedwon.common.errors import BrokenFile, FedwonError, StorageError, storage_error
+from fedwon.common.errors import BrokenFile, FedwonError, StorageError
 from fedwon.common.files import write_atomic, write_private
 from fedwon.common.pki import (
     AUTHORITY_DAYS,
@@ -40,6 +40,7 @@ from fedwon.common.pki import (
     load_authorities,
     load_credentials,
 )
+from fedwon.common.system_errors import storage_error
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fedwon.common.errors import ConfigMissing, FolderTaken, StorageError, storage_error
+from fedwon.common.errors import ConfigMissing, FolderTaken, StorageError
 from fedwon.common.files import move
+from fedwon.common.system_errors import storage_error
 from fedwon.common.version import VERSION
 from fedwon.server.serving import CONFIG_NAME
 

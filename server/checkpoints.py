@@ -19,10 +19,11 @@ from flwr.app import ArrayRecord
 from sqlalchemy import delete, select
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
-from fedwon.common.errors import BrokenFile, RunMissing, storage_error
+from fedwon.common.errors import BrokenFile, RunMissing
 from fedwon.common.files import sha256_file, write_atomic
 from fedwon.common.packing import ZSTD
 from fedwon.common.rebuilding import OF_MODEL
+from fedwon.common.system_errors import storage_error
 from fedwon.server.site_grid import Delta
 from fedwon.server.store import AuditRow, RoundRow, Store, now
 

@@ -18,7 +18,8 @@ from fedwon.client.digits import load_line
 from fedwon.client.domains import discover
 from fedwon.client.listing import FolderSource, LineSource, Listed, Part, list_site
 from fedwon.client.npz import NpzSource
-from fedwon.common.errors import ConfigError, storage_error
+from fedwon.common.errors import ConfigError
+from fedwon.common.system_errors import storage_error
 
 SEPARATOR = "--"
 """Between a domain and the number of one of its sites, in the site's name."""

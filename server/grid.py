@@ -22,8 +22,9 @@ from fedwon.common.run_config import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_to_wire, records_from_wire, records_to_wire
 from fedwon.common.wire.surveys import Survey
-from fedwon.server.hub import Answer, Hub, Task
+from fedwon.server.hub import Hub
 from fedwon.server.site_grid import Delta, SiteGrid, Traffic, node_id_of
+from fedwon.server.tasks import Answer, Task
 
 T = TypeVar("T")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedwon.common.errors import StorageError, storage_error
+from fedwon.common.errors import StorageError
 from fedwon.common.files import write_atomic
+from fedwon.common.system_errors import storage_error
 from fedwon.common.version import VERSION
 from fedwon.server.app import Outcome
 

@@ -11,9 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 
 from fedwon.common.arrays import Blob
 from fedwon.common.codec import CODECS
@@ -23,58 +21,11 @@ from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server.availability import Availability
 from fedwon.server.session import SiteSession, resting
 from fedwon.server.task_book import TaskBook
-from fedwon.server.transfers import Patience
+from fedwon.server.tasks import Answer, Task
 
 logger = logging.getLogger(__name__)
 
 SILENT_INTERVALS = 3
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a task.
-
-    Attributes:
-        task_id: the task.
-        records: the records of the reply; its arrays are in `blob`.
-        error: a reason in words, where the site failed.
-    """
-
-    task_id: str
-    records: tuple[pb.Record, ...] = ()
-    blob: Blob | None = None
-    error: str = ""
-
-
-@dataclass
-class Task:
-    """Something that a site is to do.
-
-    Attributes:
-        offer: what the site is told.
-        blob: the model that it may fetch for it.
-        deltas: files of differences that it may fetch in its place.
-        answers: where the answer goes; None ends the wait.
-        uploading: held while the site sends the outcome, so that two calls never write one file.
-        receiving: the patience with the call that sends it, or sent it last.
-    """
-
-    site: str
-    offer: pb.Offer
-    blob: Blob | None
-    answers: SimpleQueue[Answer | None]
-    deltas: tuple[Blob, ...] = ()
-    done: bool = False
-    bytes_down: int = 0
-    bytes_up: int = 0
-    seconds: float = 0.0
-    uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    receiving: Patience | None = None
-
-    @property
-    def files(self) -> tuple[Blob, ...]:
-        """All that the site may fetch."""
-        return self.deltas if self.blob is None else (self.blob, *self.deltas)
 
 
 class Hub:
@@ -128,10 +79,8 @@ class Hub:
             raise DuplicateSite(f"Another client is connected as site `{site}`; it was heard {quiet:.0f} s ago.")
         if old is not None:
             old.outgoing.put_nowait(None)
-        session = SiteSession(site, hello.instance, survey_from_wire(hello.data), frozenset(hello.unfinished))
+        self.sessions[site] = session = SiteSession.begun(site, hello)
         self.codecs[site] = frozenset(CODECS.keys() & hello.codecs)
-        session.availability = Availability.of_hello(hello)
-        self.sessions[site] = session
         self._left.pop(site, None)
         self._arrivals += bool(session.availability) and (old is None or not old.availability)
         self._remind(session)
@@ -230,12 +179,10 @@ class Hub:
 
     def surveyed(self, session: SiteSession, data: Iterable[pb.ClassCount]) -> bool:
         """Take what images a site has by now; return whether that is something else than before."""
-        survey = survey_from_wire(data)
-        if survey == session.survey:
-            return False
-        session.survey = survey
-        self._notify()
-        return True
+        before, session.survey = session.survey, survey_from_wire(data)
+        if session.survey != before:
+            self._notify()
+        return session.survey != before
 
     def dispatch(self, tasks: Iterable[Task]) -> None:
         """Offer tasks to their sites; a site that is away gets its task when it comes.

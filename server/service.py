@@ -30,11 +30,12 @@ from fedwon.server.authorities import Trust
 from fedwon.server.availability import Availability
 from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
-from fedwon.server.hub import Answer, Hub, Task
+from fedwon.server.hub import Hub
 from fedwon.server.peers import Peer, peer_of
 from fedwon.server.session import SiteSession
 from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
+from fedwon.server.tasks import Answer, Task
 from fedwon.server.transfers import Upload, moving, read_chunks
 from fedwon.server.turns import Turns
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fedwon.common.errors import Refused
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server.availability import Availability
 from fedwon.server.peers import Peer
 
@@ -39,6 +40,12 @@ class SiteSession:
     peer: Peer | None = None
     refusal: Refused | None = None
     expelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def begun(cls, site: str, hello: pb.Hello) -> SiteSession:
+        """Return the session that a hello begins."""
+        survey, held = survey_from_wire(hello.data), frozenset(hello.unfinished)
+        return cls(site, hello.instance, survey, held, availability=Availability.of_hello(hello))
 
     def expel(self, refusal: Refused) -> None:
         """End the session with a refusal, also where the line is stuck."""

@@ -15,8 +15,9 @@ from flwr.serverapp import Grid, ServerApp
 from pydantic import Field
 
 from fedwon.common.config import FlatValue, Settings, load, parse
-from fedwon.common.errors import FedwonError, storage_error
+from fedwon.common.errors import FedwonError
 from fedwon.common.run_config import RunConfig
+from fedwon.common.system_errors import storage_error
 from fedwon.server.app import Outcome, federate
 from fedwon.server.display import log_event
 from fedwon.server.flower_grid import FlowerGrid

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedwon.common.arrays import Blob
-from fedwon.common.errors import BrokenFile, LinkError, Refused, storage_error
+from fedwon.common.errors import BrokenFile, LinkError, Refused
 from fedwon.common.files import sha256_file
+from fedwon.common.system_errors import storage_error
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.grpc_errors import PIECE
 

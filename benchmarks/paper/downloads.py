@@ -25,7 +25,8 @@ import numpy as np
 from benchmarks.paper import array_layouts, folder_layouts
 from benchmarks.paper.sets import CACHE
 from benchmarks.paper.sources import SOURCES, Remote, Source
-from fedwon.common.errors import BrokenFile, DataError, DataMissing, FedwonError, storage_error
+from fedwon.common.errors import BrokenFile, DataError, DataMissing, FedwonError
+from fedwon.common.system_errors import storage_error
 
 COMMAND = "python -m benchmarks.paper fetch"
 

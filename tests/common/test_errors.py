@@ -6,7 +6,8 @@ import re
 import pytest
 
 from fedwon.common import errors
-from fedwon.common.errors import DiskFull, FedwonError, StorageError, all_errors, by_slug, storage_error
+from fedwon.common.errors import DiskFull, FedwonError, StorageError, all_errors, by_slug
+from fedwon.common.system_errors import storage_error
 
 
 def test_codes_and_slugs_are_unique():

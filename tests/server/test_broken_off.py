@@ -9,7 +9,8 @@ import pytest
 
 from fedwon.common.errors import LinkError, Refused
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.server.hub import Hub, Task
+from fedwon.server.hub import Hub
+from fedwon.server.tasks import Task
 
 
 @pytest.mark.parametrize(("state", "kind"), [("stopped", LinkError), ("failed", LinkError), ("finished", Refused)])
