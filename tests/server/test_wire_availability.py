@@ -112,9 +112,8 @@ async def test_a_task_in_hand_is_waited_for(running):
 
 @wired
 async def test_one_that_holds_the_outcome_may_hand_it_in(running):
+    session = await running.site("a").connect(unfinished=["run.r1.train.a"])
     messages = tasks(running, "a")
-    site = running.site("a")
-    session = await site.connect(unfinished=[messages[0].metadata.message_id])
     await rest(running, session)
     asking = Asking(running, messages)
     assert await answer(session)
