@@ -143,7 +143,11 @@ def _start(fleet: Fleet, within: Sequence[str], group: Path | None) -> Process:
 def _watch_peak(server: Process, site: Process) -> float:
     """Wait for the end of the run; return the site's peak resident memory in megabytes, which must be read alive."""
     peak, end = 0.0, time.monotonic() + PATIENCE
-    while not server.says("run .* has ended") and server.process.poll() is None and time.monotonic() < end:
+    while (
+        not server.says("run .* has ended")
+        and server.process.poll() is site.process.poll() is None
+        and time.monotonic() < end
+    ):
         with suppress(OSError, StopIteration):
             peak = max(peak, _megabytes(site.pid, "VmHWM"))
         time.sleep(0.1)

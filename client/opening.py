@@ -7,6 +7,7 @@ files are listed in, and adding a file moves few others.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from fedwon.client.images import Corrupt, ImageSet, Room, load_images
 from fedwon.client.listing import PARTS, Listed, Listing, Part, Wanted, list_site
 from fedwon.common.errors import DataError, EmptyClass
 from fedwon.common.run_config import TaskConfig
+
+log = logging.getLogger(__name__)
 
 _MEGABYTE = 2**20
 
@@ -148,6 +151,15 @@ def _load(
         if part in rows:
             sets[part], bad = load_images(listing[part].source, rows[part], task.classes, preparation, room)
             corrupt += bad
+    again = sum(not images.in_memory for images in sets.values())
+    if again:
+        log.info(
+            "%d of %d parts of the images are beyond `data.cache_mb` (%d) and are decoded again whenever they are "
+            "needed",
+            again,
+            len(sets),
+            data.cache_mb,
+        )
     return sets, corrupt
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from fedwon.client.attendance import Attendance
 from fedwon.client.config import ClientConfig
 from fedwon.client.data import Survey, survey
 from fedwon.client.enrolment import open_channel
@@ -65,6 +66,11 @@ def preflight(config: ClientConfig, folder: Path) -> list[Finding]:
         ("disk", lambda: _disk(folder)),
         ("server", lambda: asyncio.run(_server(config.server, folder))),
     ]
+    attendance = Attendance(config.schedule, folder, lambda _: None)
+    if attendance.to_wire() is not None:
+        looks.append(
+            ("schedule", lambda: f"{attendance.words(attendance.now())}; a server waits for no site that is not")
+        )
     return [_finding(name, look) for name, look in looks]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -44,6 +45,7 @@ one place, for all. A run that is resumed keeps the settings that it was started
 
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$": "name of at most 63 letters, digits, `_`, `.`, `-`",
+    r"^([01]\d|2[0-3]):[0-5]\d$": 'time from `"00:00"` to `"23:59"`',
     r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$": "`host:port`, or `[address]:port` for IPv6",
 }
 """What a pattern means to a reader. A new pattern needs its words here."""
@@ -94,9 +96,11 @@ def _simulation() -> str:
 def _groups(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
     yield prefix, kind
     for key, field in kind.model_fields.items():
-        group = field.annotation
+        group, name = field.annotation, f"{prefix}.{key}".lstrip(".")
         if _is_group(group):
-            yield from _groups(group, f"{prefix}.{key}".lstrip("."))
+            yield from _groups(group, name)
+        elif get_origin(group) is tuple and _is_group(get_args(group)[0]):
+            yield from _groups(get_args(group)[0], f"{name}[]")
 
 
 def _is_group(annotation: object) -> TypeGuard[type[Settings]]:
@@ -148,8 +152,10 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{_yaml(argument)}`" for argument in arguments)
     if origin is tuple:
+        if _is_group(arguments[0]):
+            return "list of groups, see below"
         word, *rest = _type(arguments[0]).split(",")
-        return ",".join([f"list of {word}s", *rest])
+        return ",".join([f"list of {word}" if word.startswith("`") else f"list of {word}s", *rest])
     return WORDS[annotation]
 
 
@@ -167,6 +173,8 @@ def _with_range(kind: str, metadata: list[Any]) -> str:
                 bounds.append(f"below {high}")
             case MinLen(min_length=length):
                 bounds.append(f"at least {length} of them")
+            case BeforeValidator():
+                pass  # it only says better what is wrong
             case _:
                 kind = PATTERNS[rule.pattern]
     return ", ".join([kind, *bounds])

@@ -153,10 +153,10 @@ async def listening(federation: Federation, server: Server, port: int = 0) -> As
 
 
 def make_link(
-    address: str, folder: Path, *, until_finished: bool = True, patience: float = 60.0, survey=lambda: SURVEY
+    address: str, folder: Path, *, until_finished: bool = True, patience: float = 60.0, survey=lambda: SURVEY, **more
 ) -> Link:
     config = parse(ClientConfig, {"server": address, "data": {"path": "images"}, "threads": 1}, "test")
-    return Link(config, folder, survey, until_finished=until_finished, patience=patience)
+    return Link(config, folder, survey, until_finished=until_finished, patience=patience, **more)
 
 
 async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
