@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from fedwon.common.quiet import QUIET
@@ -116,7 +117,9 @@ def flower_rounds(folder: Path, *, size: int, sites: int, rounds: int) -> list[f
         _wait_for(address)
         settings = f'rounds={rounds + 1} sites={sites} floats={size // 4} out="{out}"'
         submit = [BIN / "flwr", "run", bundle, "here", "--run-config", settings]
-        done = subprocess.run(submit, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            submit, check=False, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         if done.returncode:
             raise SystemExit(f"flwr run has failed:\n{done.stdout}{done.stderr}")
         return _rounds(out, rounds, folder / "flower.log")
@@ -144,7 +147,7 @@ def _rounds(out: Path, rounds: int, log: Path) -> list[float]:
             raise SystemExit(f"Flower's rounds do not end:\n{log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.2)
         moments = [float(line.split()[1]) for line in out.read_text().splitlines()] if out.exists() else []
-    return [after - before for before, after in zip(moments[1:], moments[2:], strict=False)]
+    return [after - before for before, after in pairwise(moments[1:])]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def _measured(seen: Sequence[Seen], stalls: Sequence[Stall]) -> Measured:
                 after.append(times.offered)
     numbers = sorted(rounds)
     begins = [min(times.offered for times in rounds[number]) for number in numbers] + [min(after)]
-    seconds = [end - begin for begin, end in zip(begins, begins[1:], strict=False)][1:]
+    seconds = [end - begin for begin, end in pairwise(begins)][1:]
     phases = {
         what: statistics.median(
             max(getattr(times, what) for times in rounds[number]) - begin

@@ -31,11 +31,19 @@ OPTIONS = (("grpc.max_receive_message_length", 2**22), ("grpc.use_local_subchann
 
 
 @dataclass(frozen=True)
+class Secrets:
+    """Certificates and keys of both sides."""
+
+    server: Credentials
+    site: Credentials
+
+
+@dataclass(frozen=True)
 class Terms:
     """What is moved: bytes each way for each site, and with whose certificates (None: without TLS)."""
 
     size: int
-    secret: Credentials | None = None
+    secret: Secrets | None = None
 
 
 class _Plain(rpc.FederationServicer):
@@ -64,10 +72,10 @@ class PlainStream:
     Args:
         sites: how many at a time.
         size: bytes each way.
-        secret: certificate and key of both sides; without it there is no TLS.
+        secret: certificates of both sides; without them there is no TLS.
     """
 
-    def __init__(self, sites: int, size: int, secret: Credentials | None = None) -> None:
+    def __init__(self, sites: int, size: int, secret: Secrets | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         terms = Terms(size, secret)
         self._running: list[multiprocessing.process.BaseProcess] = []
@@ -112,8 +120,8 @@ def _serve(terms: Terms, line: Connection) -> None:
         if terms.secret is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:
-            pair, trusted = [(terms.secret.key, terms.secret.certificate)], terms.secret.authority
-            secrets = grpc.ssl_server_credentials(pair, trusted, require_client_auth=True)
+            own = terms.secret.server
+            secrets = grpc.ssl_server_credentials([(own.key, own.certificate)], own.authority, require_client_auth=True)
             port = server.add_secure_port("127.0.0.1:0", secrets)
         await server.start()
         line.send(port)
@@ -134,11 +142,12 @@ def _call(terms: Terms, port: int, share: int, line: Connection) -> None:
     asyncio.run(_run())
 
 
-def _channel(secret: Credentials | None, port: int) -> grpc.aio.Channel:
+def _channel(secret: Secrets | None, port: int) -> grpc.aio.Channel:
     address = f"127.0.0.1:{port}"
     if secret is None:
         return grpc.aio.insecure_channel(address, options=OPTIONS)
-    secrets = grpc.ssl_channel_credentials(secret.authority, secret.key, secret.certificate)
+    own = secret.site
+    secrets = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
     return grpc.aio.secure_channel(address, secrets, options=OPTIONS)
 
 

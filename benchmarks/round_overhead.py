@@ -34,8 +34,8 @@ import numpy as np
 
 from benchmarks.flower_rounds import flower_rounds
 from benchmarks.light_rounds import MODELS, Measured, light_rounds, write_update
-from benchmarks.plain_stream import PlainStream
-from fedwon.common.pki import Credentials, create_authority, issue_server
+from benchmarks.plain_stream import PlainStream, Secrets
+from fedwon.common.pki import Credentials, create_authority, issue_server, new_key, request, sign_request
 from fedwon.common.version import VERSION
 
 RESULT = Path(__file__).resolve().parent / "results" / "round_overhead.json"
@@ -55,7 +55,7 @@ def cell(name: str, sites: int, rounds: int, port: int, against: str | None) -> 
     with tempfile.TemporaryDirectory(prefix="fedwon-round-") as temporary:
         folder = Path(temporary)
         size = write_update(MODELS[name], folder / "update.safetensors")
-        with PlainStream(sites, size) as plain, PlainStream(sites, size, _secret(folder)) as secret:
+        with PlainStream(sites, size) as plain, PlainStream(sites, size, _secrets(folder)) as secret:
             floors, secrets = _floors(plain, secret)
             how = {"sites": sites, "rounds": rounds, "port": port}
             before = None if against is None else light_rounds(folder / "b", MODELS[name], **how, pythonpath=against)
@@ -71,9 +71,11 @@ def cell(name: str, sites: int, rounds: int, port: int, against: str | None) -> 
         return row
 
 
-def _secret(folder: Path) -> Credentials:
-    """Return a certificate of an authority of its own, for both sides of a plain stream."""
-    return issue_server(create_authority(folder / "pki", "floor"), ("127.0.0.1",))
+def _secrets(folder: Path) -> Secrets:
+    """Return certificates of an authority of its own for both sides of a plain stream."""
+    authority, key = create_authority(folder / "pki", "floor"), new_key()
+    site = Credentials(authority.pem, sign_request(authority, request("site", key), "site"), key)
+    return Secrets(issue_server(authority, ("127.0.0.1",)), site)
 
 
 def _floors(plain: PlainStream, secret: PlainStream) -> tuple[list[float], list[float]]:
@@ -134,11 +136,15 @@ def _expected(rows: Sequence[Mapping[str, Any]], name: str, sites: int) -> float
     return float(near["took"]) * (min(grown, 4.0) if near["median"] > 1 else 1.0)
 
 
+HEADS = (
+    "model", "sites", "floor, s", "floor with TLS, s", "a round, s: median (p95)", "to the floor",
+    "to fetched, handed in, committed, s", "longest stall, ms (computing)", "Flower, s (times ours)",
+)  # fmt: skip
+
+
 def page(result: Mapping[str, Any]) -> str:
     """Write the table of docs/performance.md."""
-    heads = ("model", "sites", "floor, s", "floor with TLS, s", "a round, s: median (p95)", "to the floor",
-             "to fetched, handed in, committed, s", "longest stall, ms (computing)", "Flower, s (times ours)")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     for row in result["measured"]:
         for words, figures in (("", row), (" (before)", row.get("before"))):
             if figures is not None:

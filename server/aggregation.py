@@ -164,8 +164,9 @@ def _weighted_sum(
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(lambda start: _add_span(stored, portions, result, start), starts))
-        elif starts:
-            _add_span(stored, portions, result, 0)
+        else:
+            for start in starts:
+                _add_span(stored, portions, result, start)
     return result.reshape(arrays[0].shape)
 
 
