@@ -3,8 +3,8 @@
     with tempfile.TemporaryDirectory() as folder:
         measured = light_rounds(Path(folder), MODELS["57 MB"], sites=16, rounds=4, port=18700)
 
-The sites (`benchmarks.light_sites`: real gRPC clients, mutual TLS, loopback) answer at once with a recorded update, so a
-round holds no training. They hash what they fetch, as real ones do.
+The sites (`benchmarks.light_sites`: real gRPC clients, mutual TLS, loopback) answer at once with a recorded update, so
+a round holds no training. They hash what they fetch, as real ones do.
 """
 
 from __future__ import annotations

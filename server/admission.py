@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import ModelMismatch
@@ -19,6 +20,8 @@ from fedwon.common.network_state import check_same
 
 PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
+BLOCK = 2**16
+"""Numbers that are looked at at a time."""
 MOST_METRICS = 64
 """Numbers that a site may send with one answer; each becomes a row of the database."""
 LONGEST_KEY = 64
@@ -77,9 +80,14 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
             return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
     for name, array in update.items():
         values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        if np.issubdtype(values.dtype, np.floating) and not _finite(values.reshape(-1)):
             return f"tensor `{name}` holds numbers that are not finite"
     return None
+
+
+def _finite(values: NDArray[Any]) -> bool:
+    """Look by blocks that stay in the processor's cache."""
+    return all(bool(np.isfinite(values[start : start + BLOCK]).all()) for start in range(0, values.size, BLOCK))
 
 
 def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:

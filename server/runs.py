@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -130,7 +130,15 @@ class Run(Bookkeeping):
         """Return the file of the global model after a round."""
         return self.checkpoints.path(number)
 
-    def commit(self, number: int, record: ArrayRecord, *, seconds: float, sites: Sequence[str]) -> StoredRecord:
+    def commit(
+        self,
+        number: int,
+        record: ArrayRecord,
+        *,
+        seconds: float,
+        sites: Sequence[str],
+        averaged: Iterable[str] = (),
+    ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
         Models that are not kept any more go after that.
@@ -140,6 +148,7 @@ class Run(Bookkeeping):
             record: the new global model.
             seconds: how long the round took.
             sites: whose updates are in it.
+            averaged: the tasks that these updates came of.
 
         Returns:
             The model as it stands on the disk.
@@ -148,8 +157,10 @@ class Run(Bookkeeping):
             DiskFull: no space left; the round before is untouched.
         """
         blob = self._checkpoint(number, record, sites)
-        with self.store.session() as session:
+        with self.together() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
+            for task_id in averaged:
+                self.settled(task_id, "averaged")
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
         let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)
@@ -255,7 +266,7 @@ class Run(Bookkeeping):
 
     def set_state(self, state: str, reason: str = "") -> None:
         """Note that the run goes on, pauses or has ended."""
-        with self.store.session() as session:
+        with self.together() as session:
             row = session.get_one(RunRow, self.id)
             row.state, row.reason = state, reason
             row.ended = None if state in {"running", "paused"} else now()
