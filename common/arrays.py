@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +39,9 @@ DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
 }
 """Element types of the file format that are allowed, by NumPy's names."""
+
+PART = 2**22
+"""Bytes of an array that are hashed and written at a time."""
 
 _CODES = {name: code for code, name in DTYPES.items()}
 _HEADER_LIMIT = 4 * 2**20  # ours have about 100 bytes a tensor; parsed, a hostile one takes many times its size
@@ -236,7 +240,14 @@ def numbers_size(record: ArrayRecord) -> int:
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
 
 
-def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | None = None, packing: str = "") -> Blob:
+def write_record(
+    record: ArrayRecord,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    packing: str = "",
+    *,
+    sync_folder: bool = True,
+) -> Blob:
     """Write a record as a safetensors file, by atomic rename; arrays are read and written one at a time.
 
     Args:
@@ -244,6 +255,7 @@ def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | 
         path: the file to make or replace.
         metadata: text entries for the header.
         packing: `ZSTD` for a packed file.
+        sync_folder: see `write_atomic`.
 
     Raises:
         DiskFull: no space left; what was there before is untouched.
@@ -252,18 +264,20 @@ def write_record(record: ArrayRecord, path: Path, metadata: Mapping[str, str] | 
     digest, size = hashlib.sha256(), 0
     chunks = _serialize(record, metadata or {})
 
-    def _hashed() -> Iterator[bytes]:
+    def _hashed() -> Iterator[bytes | memoryview]:
         nonlocal size
-        for chunk in packed(chunks) if packing else chunks:
-            digest.update(chunk)
-            size += len(chunk)
-            yield chunk
+        with ThreadPoolExecutor(1) as beside:  # the digest is made while the file is written
+            for chunk in packed(chunks) if packing else chunks:
+                hashing = beside.submit(digest.update, chunk)
+                size += len(chunk)
+                yield chunk
+                hashing.result()
 
-    write_atomic(path, _hashed())
+    write_atomic(path, _hashed(), sync_folder=sync_folder)
     return Blob(path, digest.hexdigest(), size, packing)
 
 
-def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[bytes]:
+def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     header: dict[str, Any] = {"__metadata__": {_ORDER: json.dumps(list(record)), **metadata}}
     offset = 0
     for name, array in record.items():
@@ -278,4 +292,6 @@ def _serialize(record: ArrayRecord, metadata: Mapping[str, str]) -> Iterator[byt
     yield struct.pack("<Q", len(text)) + text
     for array in record.values():
         values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        yield np.ascontiguousarray(values).tobytes()
+        flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data  # no copy: one would hold Python's lock
+        for start in range(0, len(flat), PART):
+            yield flat[start : start + PART]

@@ -24,13 +24,17 @@ _TEMPORARY = ".fedwon-{}.tmp"
 _NO_FOLDER_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644) -> None:
+def write_atomic(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644, sync_folder: bool = True
+) -> None:
     """Write a file so that nobody ever sees half of it.
 
     Args:
         path: the file; its folder must exist. What it held before is replaced.
         data: the content, whole or in pieces, so that a model need not be in memory twice.
         mode: permission bits of the file, further narrowed by the process's umask.
+        sync_folder: make sure that the disk knows the new name. False only where another file is written into the same
+            folder next, and nothing relies on either before.
 
     Raises:
         DiskFull: there is no space left; the old file is untouched and the temporary is gone.
@@ -45,7 +49,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if sync_folder:
+            _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(error, f"writing {path}") from error
 
@@ -163,7 +168,7 @@ def make_folder(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def _write_synced(path: Path, data: bytes | Iterable[bytes], mode: int) -> None:
+def _write_synced(path: Path, data: bytes | Iterable[bytes | memoryview], mode: int) -> None:
     # O_EXCL: the name is random, so a file that is there already is somebody's trap.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:

@@ -29,7 +29,7 @@ WINDOW_LOG = 23
 _PIECE = 2**18
 
 
-def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def packed(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """Pack bytes as they come, as one frame with a checksum."""
     parameter = zstd.CompressionParameter
     options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.checksum_flag: 1}

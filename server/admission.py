@@ -20,6 +20,8 @@ from fedwon.common.network_state import check_same
 
 PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
+BLOCK = 2**16
+"""Numbers that are looked at at a time."""
 MOST_METRICS = 64
 """Numbers that a site may send with one answer; each becomes a row of the database."""
 LONGEST_KEY = 64
@@ -78,7 +80,7 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
             return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
     for name, array in update.items():
         values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not _finite(values, reference[name].dtype):
+        if np.issubdtype(values.dtype, np.floating) and not _finite(values.reshape(-1), reference[name].dtype):
             return f"tensor `{name}` holds numbers that are not finite"
     return None
 
@@ -89,11 +91,13 @@ def _allowed(dtype: str) -> set[str]:
 
 
 def _finite(values: NDArray[np.floating], dtype: str) -> bool:
-    """Tell whether every number is finite, and stays so in the global model's element type."""
-    if values.size == 0:
-        return True
+    """Tell whether every number is finite, also in the global model's element type; by blocks, for the cache."""
     largest = np.finfo(dtype).max
-    return bool(np.isfinite(values).all() and -largest <= values.min() and values.max() <= largest)
+    for start in range(0, values.size, BLOCK):
+        block = values[start : start + BLOCK]
+        if not np.isfinite(block).all() or (values.dtype != dtype and np.abs(block).max() > largest):
+            return False
+    return True
 
 
 def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """Federated averaging, tensor by tensor, from updates on disk.
 
-Memory holds one tensor of the result in float64 and one block of one update, whatever the number of sites. Sites are
-taken in the order of their names, so the same updates give the same bits in whatever order they came.
+Memory holds the result and, for each thread, a span of its sum in float64, whatever the number of sites. Sites are
+taken in the order of their names, so the same updates give the same bits in whatever order they came and however many
+threads there are (docs/decisions/0019-round-overhead.md).
 Source: McMahan et al. 2017 (FedAvg); FedWon averages raw weights, gains and biases alike (paper notes §7.7). The weight
 of late updates is the polynomial one of FedAsync (Xie, Koyejo and Gupta 2019, arXiv:1903.03934).
 """
@@ -9,19 +10,27 @@ of late updates is the polynomial one of FedAsync (Xie, Koyejo and Gupta 2019, a
 from __future__ import annotations
 
 import math
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from io import BytesIO
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedwon.common.arrays import StoredArray, StoredRecord
+from fedwon.common.errors import BrokenFile
 
-BLOCK = 2**18
-"""Elements that are added up at a time: small enough for the processor's cache."""
+BLOCK = 2**15
+"""Elements that are read and scaled at a time: with their place in the sum they fit into a processor's own cache."""
+SPAN = 2**17
+"""Elements that one thread adds up over all sites before it begins with others."""
+MOST_THREADS = 4
+"""More of them only wait for the memory."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,29 @@ class Update:
     examples: int
     record: StoredRecord
     rounds_late: int = 0
+
+
+class Averaged(Array):
+    """A Flower `Array` over an array in memory, which Flower's own keeps as a copy in NumPy's file format.
+
+    Args:
+        values: the array, not to be changed any more.
+    """
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.dtype, self.shape, self.stype = str(values.dtype), values.shape, "numpy.ndarray"
+        self._values = values
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # Flower declares a plain attribute; nothing sets it here
+        """The array as Flower keeps it; written anew at each call."""
+        buffer = BytesIO()
+        np.save(buffer, self._values, allow_pickle=False)
+        return buffer.getvalue()
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the array itself."""
+        return self._values
 
 
 def shares(
@@ -112,25 +144,89 @@ def average(
         if np.issubdtype(np.dtype(first.dtype), np.floating):
             records = [update.record for update in ordered]
             dtype = first.dtype if element_types is None else element_types[name]
-            result[name] = Array(ndarray=_weighted_sum(records, name, portions, dtype))
+            result[name] = Averaged(_weighted_sum(records, name, portions, dtype))
         else:
-            result[name] = Array(ndarray=first.numpy())
+            result[name] = Averaged(first.numpy())
     return result
 
 
 def _weighted_sum(
     records: Sequence[StoredRecord], name: str, portions: Sequence[float], dtype: str
 ) -> NDArray[np.floating]:
-    first = records[0][name]
-    total = np.zeros(math.prod(first.shape), dtype=np.float64)
-    for record, portion in zip(records, portions, strict=True):
-        values = _mapped(record, name).reshape(-1)  # one file open at a time, however many sites there are
+    arrays = [record[name] for record in records]
+    result = np.empty(math.prod(arrays[0].shape), dtype=dtype)
+    stored = [array for array in arrays if isinstance(array, StoredArray)]
+    if len(stored) < len(arrays):
+        _add_whole(arrays, portions, result)
+    else:
+        starts = range(0, result.size, SPAN)
+        threads = min(len(starts), MOST_THREADS, os.cpu_count() or 1)
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda start: _add_span(stored, portions, result, start), starts))
+        else:
+            for start in starts:
+                _add_span(stored, portions, result, start)
+    return result.reshape(arrays[0].shape)
+
+
+def _add_whole(arrays: Sequence[Array], portions: Sequence[float], result: NDArray[np.floating]) -> None:
+    """Average arrays that are made anew each time they are asked for: one site after the other."""
+    total = np.zeros(result.size, dtype=np.float64)
+    for array, portion in zip(arrays, portions, strict=True):
+        values = array.numpy().reshape(-1)
         for start in range(0, total.size, BLOCK):
             block = slice(start, start + BLOCK)
             total[block] += values[block].astype(np.float64) * portion
-    return total.astype(dtype).reshape(first.shape)
+    result[:] = total
 
 
-def _mapped(record: StoredRecord, name: str) -> NDArray[np.floating]:
-    array = record[name]
-    return array.map() if isinstance(array, StoredArray) else array.numpy()
+def _add_span(
+    arrays: Sequence[StoredArray], portions: Sequence[float], result: NDArray[np.floating], start: int
+) -> None:
+    """Average `SPAN` elements. Product and sum of each are rounded as in `_add_whole`: the same bits.
+
+    The file is read and not mapped: a page that is mapped costs more than a copy into memory that the processor holds.
+    """
+    span = result[start : start + SPAN]
+    total, scaled = np.zeros(span.size), np.empty(min(BLOCK, span.size))
+    raw = np.empty(scaled.nbytes, dtype=np.uint8)
+    for array, portion in zip(arrays, portions, strict=True):
+        for first, values in _blocks(array, start, span.size, raw):
+            part = scaled[: values.size]
+            np.copyto(part, values)
+            part *= portion
+            total[first : first + values.size] += part
+    span[:] = total
+
+
+def _blocks(
+    array: StoredArray, start: int, count: int, raw: NDArray[np.uint8]
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """Read `count` elements from `start` on into `raw`, block by block; yields a block's place among them and itself.
+
+    Raises:
+        BrokenFile: the file is shorter than it was, or gone.
+    """
+    width = np.dtype(array.dtype).itemsize
+    try:
+        with array.path.open("rb", buffering=0) as file:  # one open at a time and thread, however many sites there are
+            file.seek(array.slot.offset + start * width)
+            for first in range(0, count, BLOCK):
+                part = raw[: min(BLOCK, count - first) * width]
+                done = 0
+                while done < part.size:
+                    read = file.readinto(part[done:].data)
+                    if not read:
+                        raise BrokenFile(f"{array.path} has become shorter than its header says.")
+                    done += read
+                yield first, part.view(array.dtype)
+            _announce(file.fileno(), file.tell(), count * width)
+    except OSError as error:
+        raise BrokenFile(f"{array.path} cannot be read: {error}.") from None
+
+
+def _announce(file: int, offset: int, size: int) -> None:
+    """Tell the system what is read next of a file, which matters where the updates do not fit into memory."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)

@@ -148,7 +148,7 @@ class Answers:
         name, trained = task.metadata.message_id, round_of(task)
         cost = self._grid.traffic(name)
         looked = {key: value for key, value in metrics.items() if key.startswith("validation")}
-        with self._run.together():
+        with self._run.soon():
             self._run.settled(name, "received", cost=cost)
             self._run.measured(trained - 1, site, looked)
             self._run.measured(trained, site, {key: value for key, value in metrics.items() if key not in looked})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
+from fedwon.server.notebook import Notebook, Notes
 from fedwon.server.site_grid import Traffic
 from fedwon.server.store import MetricRow, Store, TaskRow
 
@@ -26,31 +28,57 @@ class Bookkeeping:
 
     def __init__(self, store: Store, run: str) -> None:
         self.store, self.id = store, run
+        self._notebook = Notebook(store)
+        self._noted: Notes | None = None
         self._open: Session | None = None
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let what is noted of tasks and numbers in the block stand in one transaction: a commit waits for the disk.
+    def together(self) -> Iterator[Session]:
+        """Let what is noted in the block stand in one transaction, behind all that was noted before: it waits once.
+
+        Yields:
+            The transaction, for what else belongs into it.
 
         Raises:
             StorageError: the database cannot be written; then nothing of it stands.
         """
-        with self.store.session() as session:
+        with self._notebook.transaction() as session:
             self._open = session
             try:
-                yield
+                yield session
             finally:
                 self._open = None
 
-    def _transaction(self) -> AbstractContextManager[Session]:
-        return self.store.session() if self._open is None else nullcontext(self._open)
+    @contextmanager
+    def soon(self) -> Iterator[None]:
+        """Let what is noted in the block be written at once, but wait neither for it nor for the disk.
+
+        For what a crash may lose because the round is then done again and notes it anew.
+
+        Raises:
+            StorageError: what was noted before could not be written.
+        """
+        self._noted = []
+        try:
+            yield
+            self._notebook.add(self._noted)
+        finally:
+            self._noted = None
+
+    def _note(self, statement: Any, rows: Any = None) -> None:
+        if self._noted is not None:
+            self._noted.append((statement, rows))
+        elif self._open is not None:
+            self._open.execute(statement, rows)
+        else:
+            with self.together() as session:
+                session.execute(statement, rows)
 
     def sent(self, task_id: str, number: int, site: str, kind: str) -> None:
         """Note that a site was asked, or asked again."""
         row = {"id": task_id, "run": self.id, "round": number, "site": site, "kind": kind, "state": "sent"}
         again = insert(TaskRow).on_conflict_do_update(index_elements=["id"], set_={"state": "sent", "reason": ""})
-        with self._transaction() as session:
-            session.execute(again, row)
+        self._note(again, row)
 
     def settled(self, task_id: str, state: str, *, reason: str = "", cost: Traffic | None = None) -> None:
         """Note what came of a task.
@@ -62,8 +90,7 @@ class Bookkeeping:
             cost: what it cost; what was noted before stays without it.
         """
         values = {"state": state, "reason": reason, **({} if cost is None else asdict(cost))}
-        with self._transaction() as session:
-            session.execute(update(TaskRow).where(TaskRow.id == task_id).values(values))
+        self._note(update(TaskRow).where(TaskRow.id == task_id).values(values))
 
     def measured(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
         """Keep what a site measured on the global model of a round."""
@@ -71,6 +98,5 @@ class Bookkeeping:
         rows = [{**row, "key": key, "value": float(value)} for key, value in metrics.items()]
         new = insert(MetricRow)
         again = new.on_conflict_do_update(index_elements=[*row, "key"], set_={"value": new.excluded.value})
-        with self._transaction() as session:
-            if rows:
-                session.execute(again, rows)
+        if rows:
+            self._note(again, rows)

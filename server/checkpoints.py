@@ -60,7 +60,7 @@ class Checkpoints:
             DiskFull: no space left; the round before is untouched.
         """
         path = self.path(number)
-        blob = write_record(record, path, metadata)
+        blob = write_record(record, path, metadata, sync_folder=False)  # the manifest's turn is next
         content = {"run": self._run, "round": number, "digest": blob.digest, "size": blob.size, **manifest}
         write_atomic(path.with_suffix(".json"), json.dumps(content, indent=1).encode())
         return blob

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -158,6 +158,7 @@ class Run(Bookkeeping):
         seconds: float,
         sites: Sequence[str],
         delta: ArrayRecord | None = None,
+        averaged: Iterable[str] = (),
     ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
@@ -169,6 +170,7 @@ class Run(Bookkeeping):
             seconds: how long the round took.
             sites: whose updates are in it.
             delta: what makes it of the model before, in a codec.
+            averaged: the tasks that these updates came of.
 
         Returns:
             The model as it stands on the disk.
@@ -179,8 +181,10 @@ class Run(Bookkeeping):
         blob = self._checkpoint(number, record, sites)
         if delta is not None:
             self.checkpoints.write_delta(number, delta, describe(self.task(number)))
-        with self.store.session() as session:
+        with self.together() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
+            for task_id in averaged:
+                self.settled(task_id, "averaged")
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
         let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)
@@ -286,7 +290,7 @@ class Run(Bookkeeping):
 
     def set_state(self, state: str, reason: str = "") -> None:
         """Note that the run goes on, pauses or has ended."""
-        with self.store.session() as session:
+        with self.together() as session:
             row = session.get_one(RunRow, self.id)
             row.state, row.reason = state, reason
             row.ended = None if state in {"running", "paused"} else now()

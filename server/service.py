@@ -262,12 +262,15 @@ class FederationService(rpc.FederationServicer):
         upload = Upload(self._hub.spool / f"{header.task_id}.part", wanted)
         have = await asyncio.to_thread(upload.begin)
         await context.send_initial_metadata(((OFFSET_KEY, str(have)),))
-        async with moving(self.liveness.stall) as task.receiving:
-            async for request in requests:
-                self._check_wanted(task)
-                await upload.add(request.data)
-                task.bytes_up += len(request.data)
-                task.receiving.moved()
+        try:
+            async with moving(self.liveness.stall) as task.receiving:
+                async for request in requests:
+                    self._check_wanted(task)
+                    await upload.add(request.data)
+                    task.bytes_up += len(request.data)
+                    task.receiving.moved()
+        finally:
+            await upload.settle()
         blob = await asyncio.to_thread(upload.finish)
         try:
             self._check_wanted(task)

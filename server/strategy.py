@@ -140,13 +140,13 @@ class FedWon(FedAvg):
             set_message_id(message, task_id(self.tracked.id, number, "train", site))
             self._surveys[site] = self._grid.survey(site)
             self._sent[site] = message
-        self._note_sent(sites)
+        with self.tracked.soon():
+            self._note_sent(sites)
 
     def _note_sent(self, sites: Iterable[str]) -> None:
-        with self.tracked.together():
-            for site in sites:
-                task = self._sent[site]
-                self.tracked.sent(task.metadata.message_id, round_of(task), site, "train")
+        for site in sites:
+            task = self._sent[site]
+            self.tracked.sent(task.metadata.message_id, round_of(task), site, "train")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -183,7 +183,8 @@ class FedWon(FedAvg):
         """Ask the sites again whose answers do not count; return which are missing still, and why."""
         asked = {site: message for site, message in self._sent.items() if site not in accepted}
         logger.warning("round %d has too few answers; asking again: %s", number, listed(sorted(asked)))
-        self._note_sent(asked)
+        with self.tracked.together():
+            self._note_sent(asked)
         timeout = self.tracked.config.participation.deadline_seconds
         more, missing = self._answers.collect(
             number, asked, self._grid.send_and_receive(list(asked.values()), timeout=timeout)
@@ -222,12 +223,9 @@ class FedWon(FedAvg):
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         whole, delta = self._as_sites_get_it(number, whole)
-        seconds = time.monotonic() - self._started
-        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, delta=delta)
+        seconds, tasks = time.monotonic() - self._started, [self._sent[site].metadata.message_id for site in sites]
+        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta)
         self._announce(number, stored)
-        with self.tracked.together():
-            for site in sites:
-                self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
         self._close(number, missing)
         return stored, metrics
 

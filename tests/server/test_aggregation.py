@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedwon.common.errors import BrokenFile
 from fedwon.server import aggregation
 from fedwon.server.aggregation import Update, average, shares
 from tests.server.server_kit import record, same, stored
@@ -183,14 +186,71 @@ def test_memory_and_open_files_do_not_grow_with_the_number_of_sites(tmp_path, mo
         finally:
             tracemalloc.stop()
 
-    few, many, opened, mapped = peak(2), peak(24), set(), aggregation._mapped
+    few, many, opened, blocks = peak(2), peak(24), set(), aggregation._blocks
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    def watched(stored_record, name):
-        opened.add(len(list(Path("/proc/self/fd").iterdir())) - before)
-        return mapped(stored_record, name)
+    def watched(*arguments):
+        for block in blocks(*arguments):
+            opened.add(len(list(Path("/proc/self/fd").iterdir())) - before)
+            yield block
 
-    monkeypatch.setattr(aggregation, "_mapped", watched)
+    monkeypatch.setattr(aggregation, "_blocks", watched)
+    monkeypatch.setattr(aggregation, "MOST_THREADS", 1)
     average(updates)
     assert many < few + tensor.nbytes / 2
-    assert opened == {0, 1}
+    assert opened == {1}
+
+
+@settings(max_examples=60)
+@given(
+    values=st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100),
+                                       max_value=2.0**100), min_size=9, max_size=9), min_size=1, max_size=12),
+    counts=st.data(),
+)  # fmt: skip
+def test_the_error_is_below_one_unit_in_the_last_place_of_the_largest(tmp_path_factory, values, counts):
+    """Against exact fractions. Where large numbers cancel out, the unit is that of what was added up in float64."""
+    examples = counts.draw(st.lists(st.integers(1, 10**5), min_size=len(values), max_size=len(values)))
+    folder = tmp_path_factory.mktemp("u")
+    updates = [
+        update(folder, f"s{i:02}", n, w=np.float32(v)) for i, (n, v) in enumerate(zip(examples, values, strict=True))
+    ]
+    limit = 10 * Fraction(statistics.median(map(Fraction, examples)))
+    weights = [min(Fraction(count), limit) for count in examples]
+    found = average(updates)["w"].numpy()
+    for place, got in enumerate(found):
+        terms = [weight * Fraction(float(np.float32(row[place]))) for weight, row in zip(weights, values, strict=True)]
+        exact, largest = sum(terms) / sum(weights), sum(map(abs, terms)) / sum(weights)
+        room = float(np.spacing(np.float32(abs(float(exact))))) + len(values) * 2.0**-50 * float(largest)
+        assert abs(Fraction(float(got)) - exact) < Fraction(room)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_threads_and_spans_do_not_show(tmp_path, monkeypatch, threads):
+    rng = np.random.default_rng(2)
+    updates = [update(tmp_path, f"s{i}", i + 1, w=rng.normal(size=10_001).astype("f4")) for i in range(5)]
+    memory = [Update(u.site, u.examples, ArrayRecord(dict(u.record.items()))) for u in updates]
+    for one in memory:
+        one.record["w"] = Array(one.record["w"].numpy())  # added up whole, one site after the other
+    expected = average(memory)
+    monkeypatch.setattr(aggregation, "SPAN", 640)
+    monkeypatch.setattr(aggregation, "BLOCK", 64)
+    monkeypatch.setattr(aggregation, "MOST_THREADS", threads)
+    monkeypatch.setattr(aggregation.os, "cpu_count", lambda: 4)
+    assert same(average(updates), expected)
+
+
+def test_an_update_that_is_cut_short_later_is_told(tmp_path):
+    updates = [update(tmp_path, site, 1, w=np.ones(100_000, np.float32)) for site in "ab"]
+    path = updates[1].record.blob.path
+    os.truncate(path, 300_000)
+    with pytest.raises(BrokenFile, match="shorter"):
+        average(updates)
+    path.unlink()
+    with pytest.raises(BrokenFile, match="cannot be read"):
+        average(updates)
+
+
+def test_the_average_is_an_array_of_flowers(tmp_path):
+    result = average(random_updates(tmp_path, [1, 2]))["w"]
+    theirs = Array(dtype=result.dtype, shape=result.shape, stype=result.stype, data=result.data)
+    np.testing.assert_array_equal(theirs.numpy(), result.numpy())
