@@ -125,11 +125,11 @@ class Schedule:
         seconds = None if change is None else change - moment
         busy = self._is_busy()
         if busy:  # when the line stops nobody knows, but not before the next window
-            return Availability(False, None if is_open else seconds, f"the line runs: {busy}")
+            return Availability(False, None if is_open else seconds, busy)
         return Availability(is_open, seconds, "" if is_open else "outside its quiet hours")
 
     def _is_busy(self) -> str:
-        """Return what says that the line runs; nothing where it does not."""
+        """Say that the line runs; nothing where it does not. The server need not know where a site keeps its files."""
         if self._busy is None:
             return ""
         try:
@@ -137,8 +137,8 @@ class Schedule:
         except (FileNotFoundError, NotADirectoryError):
             return ""
         except OSError as error:
-            return f"{self._busy} cannot be looked for ({error.strerror})"
-        return f"{self._busy} is there"
+            return f"its busy file cannot be looked for: {error.strerror}"
+        return "its line runs"
 
     def _open(self, moment: float) -> bool:
         if not self.config.windows:

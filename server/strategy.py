@@ -130,7 +130,7 @@ class FedWon(FedAvg):
 
     def _wait_for_sites(self, minimum: int) -> None:
         while len(self._grid.sites()) < minimum:  # one may leave again before it is counted
-            with self.tracked.paused(f"it waits until {minimum} sites are connected"):
+            with self.tracked.paused(f"it waits until {minimum} sites are connected and may work"):
                 self._grid.wait_for_sites(minimum)
 
     def _ask(self, number: int, sites: Sequence[str]) -> None:

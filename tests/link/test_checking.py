@@ -75,6 +75,14 @@ def check(address, folder, images):
 
 
 class TestPreflight:
+    def test_a_schedule_is_told_where_there_is_one(self, federation, images):
+        folder = federation.site()
+        (folder / "busy").touch()
+        settings = {"server": "127.0.0.1:1", "data": {"path": str(images)}, "schedule": {"busy_file": "busy"}}
+        finding = preflight(parse(ClientConfig, settings, "test"), folder)[-1]
+        assert (finding.name, finding.code) == ("schedule", 0)
+        assert finding.text.startswith("this site is not available (its line runs)")
+
     def test_all_is_well(self, federation, running, images):
         found = check(running, federation.site(), images)
         assert [finding.code for finding in found.values()] == [0, 0, 0, 0]

@@ -14,3 +14,10 @@ def upgrade() -> None:
     with op.batch_alter_table("sites", schema=None) as batch_op:
         batch_op.add_column(sa.Column("unavailable", sa.String(), nullable=False, server_default=""))
         batch_op.add_column(sa.Column("back", sa.DateTime(), nullable=True))
+
+
+def downgrade() -> None:
+    """Undo."""
+    with op.batch_alter_table("sites", schema=None) as batch_op:
+        batch_op.drop_column("back")
+        batch_op.drop_column("unavailable")
