@@ -42,6 +42,8 @@ DTYPES: Mapping[str, str] = {
 
 PART = 2**22
 """Bytes of an array that are hashed and written at a time."""
+WORTH = 2**20
+"""Fewer bytes are hashed sooner than another thread takes them."""
 
 _CODES = {name: code for code, name in DTYPES.items()}
 _HEADER_LIMIT = 4 * 2**20  # ours have about 100 bytes a tensor; parsed, a hostile one takes many times its size
@@ -268,10 +270,14 @@ def write_record(
         nonlocal size
         with ThreadPoolExecutor(1) as beside:  # the digest is made while the file is written
             for chunk in packed(chunks) if packing else chunks:
-                hashing = beside.submit(digest.update, chunk)
                 size += len(chunk)
-                yield chunk
-                hashing.result()
+                if len(chunk) < WORTH:
+                    digest.update(chunk)
+                    yield chunk
+                else:
+                    hashing = beside.submit(digest.update, chunk)
+                    yield chunk
+                    hashing.result()
 
     write_atomic(path, _hashed(), sync_folder=sync_folder)
     return Blob(path, digest.hexdigest(), size, packing)

@@ -62,15 +62,20 @@ class SharedPieces:
         first = number - number % AT_ONCE
         reading = self._coming.get((key, first))
         if reading is None:
-            reading = asyncio.create_task(asyncio.to_thread(_read, file.fileno(), first))
+            own = os.dup(file.fileno())  # whoever asked may go away, and its number become another file's
+            reading = asyncio.create_task(asyncio.to_thread(_read, own, first))
             self._coming[key, first] = reading
-            reading.add_done_callback(lambda _: self._coming.pop((key, first), None))
-        pieces = await asyncio.shield(reading)
-        for place, piece in enumerate(pieces):
+            reading.add_done_callback(lambda done: self._keep(key, first, done))
+        return (await asyncio.shield(reading))[number - first]
+
+    def _keep(self, key: Key, first: int, done: asyncio.Task[list[bytes]]) -> None:
+        del self._coming[key, first]
+        if done.cancelled() or done.exception() is not None or not self._readers:
+            return
+        for place, piece in enumerate(done.result()):
             self._kept[key, first + place] = piece
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
-        return pieces[number - first]
 
 
 def key_of(file: BinaryIO) -> Key:
@@ -80,4 +85,8 @@ def key_of(file: BinaryIO) -> Key:
 
 
 def _read(descriptor: int, first: int) -> list[bytes]:
-    return [os.pread(descriptor, PIECE, (first + place) * PIECE) for place in range(AT_ONCE)]
+    """Read pieces and close the descriptor."""
+    try:
+        return [os.pread(descriptor, PIECE, (first + place) * PIECE) for place in range(AT_ONCE)]
+    finally:
+        os.close(descriptor)

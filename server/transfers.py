@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import BrokenFile, LinkError, Refused
@@ -37,7 +37,7 @@ async def read_chunks(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
     """
     _SHARED.enter()
     try:
-        with await asyncio.to_thread(path.open, "rb", 0) as file:
+        with await _opened(path) as file:
             key, (number, skipped) = key_of(file), divmod(offset, PIECE)
             while data := (await _SHARED.get(file, key, number))[skipped:]:
                 yield data
@@ -46,6 +46,15 @@ async def read_chunks(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
         raise storage_error(error, f"reading {path}") from None
     finally:
         _SHARED.leave()
+
+
+async def _opened(path: Path) -> BinaryIO:
+    opening = asyncio.ensure_future(asyncio.to_thread(path.open, "rb"))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda done: done.exception() or done.result().close())
+        raise
 
 
 async def unbroken(work: Callable[[], T]) -> T:
