@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedwon.common.arrays import StoredArray, StoredRecord
-from fedwon.common.errors import ModelMismatch
+from fedwon.common.errors import BrokenFile, ModelMismatch
 from fedwon.common.network_state import check_same
 
 PARTS = ("validation", "test")
@@ -78,11 +79,26 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
     for name, array in update.items():
         if array.dtype != reference[name].dtype:
             return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
+    whole = _mapped(update.blob.path) if isinstance(update, StoredRecord) else None  # once for all tensors
     for name, array in update.items():
-        values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not _finite(values.reshape(-1)):
+        if np.issubdtype(np.dtype(array.dtype), np.floating) and not _finite(_flat(array, whole)):
             return f"tensor `{name}` holds numbers that are not finite"
     return None
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+
+
+def _flat(array: Array, whole: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """Return a tensor's numbers, where they can be out of the mapped file."""
+    if not isinstance(array, StoredArray) or whole is None:
+        return array.numpy().reshape(-1)
+    slot = array.slot
+    return whole[slot.offset : slot.offset + slot.size].view(slot.dtype)
 
 
 def _finite(values: NDArray[Any]) -> bool:
