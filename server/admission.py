@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedwon.common.arrays import StoredArray, StoredRecord
-from fedwon.common.errors import ModelMismatch
+from fedwon.common.errors import BrokenFile, ModelMismatch
 from fedwon.common.network_state import check_same
 
 PARTS = ("validation", "test")
@@ -78,9 +79,10 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
     for name, array in update.items():
         if array.dtype not in _allowed(reference[name].dtype):
             return f"tensor `{name}` is {array.dtype}, the global model's is {reference[name].dtype}"
+    whole = _mapped(update.blob.path) if isinstance(update, StoredRecord) else None  # once for all tensors
     for name, array in update.items():
-        values = array.map() if isinstance(array, StoredArray) else array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not _finite(values.reshape(-1), reference[name].dtype):
+        dtype = reference[name].dtype
+        if np.issubdtype(np.dtype(array.dtype), np.floating) and not _finite(_flat(array, whole), dtype):
             return f"tensor `{name}` holds numbers that are not finite"
     return None
 
@@ -88,6 +90,21 @@ def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
 def _allowed(dtype: str) -> set[str]:
     """Element types in which a tensor may come: the global model's, and float64, in which a relay sends its means."""
     return {dtype, "float64"} if np.issubdtype(np.dtype(dtype), np.floating) else {dtype}
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+
+
+def _flat(array: Array, whole: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """Return a tensor's numbers, where they can be out of the mapped file."""
+    if not isinstance(array, StoredArray) or whole is None:
+        return array.numpy().reshape(-1)
+    slot = array.slot
+    return whole[slot.offset : slot.offset + slot.size].view(slot.dtype)
 
 
 def _finite(values: NDArray[np.floating], dtype: str) -> bool:
