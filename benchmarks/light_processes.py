@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.light_sites import LightSite, Recorded, Seen, run_sites
+from benchmarks.light_sites import LightSite, Seen, run_sites
+from benchmarks.recorded import Recorded
 from fedwon.common.certificates import read_certificate
 from fedwon.common.pki import Credentials, fingerprint, new_key, request, sign_request
 from fedwon.server.open_files import allow_open_files

@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,115 +35,18 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from sqlalchemy import func, select
 
-from benchmarks.light_processes import Enrolled, LightProcesses, enrol
+from benchmarks.light_processes import LightProcesses
 from benchmarks.light_sites import Seen
+from benchmarks.many_server import BIN, HEARTBEAT, Server, patience, run_settings
+from benchmarks.sessions_page import page
 from fedwon.common.arrays import write_record
-from fedwon.common.config import dump, parse
+from fedwon.common.config import parse
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.version import VERSION
-from fedwon.server.config import ServerConfig
-from fedwon.server.serving import CONFIG_NAME, Home
 from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 
 RESULT = Path(__file__).resolve().parent / "results" / "sessions.json"
-BIN = Path(sys.executable).parent
-TICKS = os.sysconf("SC_CLK_TCK")
-MODEL = {"name": "digit_cnn", "width": 0.15}
-"""1.07 MB with four classes."""
 SETTLE = 2.0
-HEARTBEAT = 5.0
-"""A third of the default: three times as many heartbeats for their percentiles."""
-
-
-def patience(sites: int) -> float:
-    """Return the seconds after which a step is given up: many times what it takes on two cores."""
-    return 240.0 + 0.2 * sites
-
-
-def run_settings(sites: int, rounds: int) -> dict[str, Any]:
-    """Return a run that begins when so many sites are connected and counts only when all have answered."""
-    participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": 3 * patience(sites)}
-    return {
-        "name": "many", "rounds": rounds, "model": MODEL, "images": {"channels": 1}, "participation": participation,
-    }  # fmt: skip
-
-
-class Server:
-    """A `fedwon-server` in a folder, with its sites enrolled.
-
-    Args:
-        folder: where it lives.
-        names: of the sites.
-        rounds: of the run.
-        port: the sites'; the next one is for enrolment.
-    """
-
-    def __init__(self, folder: Path, names: Sequence[str], *, rounds: int, port: int) -> None:
-        self.folder, self._log = folder, folder.with_suffix(".log")
-        config = ServerConfig(
-            federation="many",
-            listen=f"127.0.0.1:{port}",
-            enrolment=f"127.0.0.1:{port + 1}",
-            names=("127.0.0.1",),
-            heartbeat_seconds=HEARTBEAT,
-            run=parse(RunConfig, run_settings(len(names), rounds), "the benchmark"),
-        )
-        home = Home.create(folder, config)
-        self.enrolled: Enrolled = enrol(home, names)
-        home.store.close()
-        self.address = config.listen
-        (folder / CONFIG_NAME).write_text(dump(config), encoding="utf-8")
-        self.process = self._start()
-
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        arguments = [BIN / "fedwon-server", "--log-format", "text", "start", "--dir", self.folder, *options]
-        seen = self.said().count("listening on")
-        with self._log.open("ab") as file:
-            process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        while self.said().count("listening on") == seen:
-            if process.poll() is not None:
-                raise SystemExit(f"the server has ended:\n{self.said()[-3000:]}")
-            time.sleep(0.05)
-        return process
-
-    def said(self) -> str:
-        """Everything in its log."""
-        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
-
-    def crash(self) -> None:
-        """Kill it and start it again, going on with its run."""
-        self.process.kill()
-        self.process.wait()
-        self.process = self._start("--resume")
-
-    def look(self) -> dict[str, float]:
-        """Return what the process holds and has used."""
-        proc = Path(f"/proc/{self.process.pid}")
-        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
-        times = (proc / "stat").read_text().rsplit(")", 1)[1].split()
-        return {
-            "memory_mb": int(status["VmRSS"].split()[0]) / 1024,
-            "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
-            "files": len(os.listdir(proc / "fd")),  # noqa: PTH208  # names only, and they change while one looks
-            "threads": int(status["Threads"]),
-            "cpu_seconds": (int(times[11]) + int(times[12])) / TICKS,
-        }
-
-    def ends_within(self, seconds: float) -> bool:
-        """Wait for the end of its run; return whether it came, and well."""
-        try:
-            return self.process.wait(seconds) == 0
-        except subprocess.TimeoutExpired:
-            return False
-
-    def stop(self) -> None:
-        """End it."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(15)
-        self.process.kill()
-        self.process.wait()
 
 
 @contextmanager
@@ -327,54 +229,6 @@ def measure(counts: Sequence[int], idle: float, port: int, processes: int) -> di
     versions = {"python": platform.python_version(), "grpcio": grpc.__version__, "fedwon": VERSION}
     where = {"processors": os.cpu_count(), "heartbeat_seconds": HEARTBEAT, "client_processes": processes}
     return {"date": time.strftime("%Y-%m-%d"), **versions, **where, "measured": found}
-
-
-ROWS: Mapping[str, tuple[str, str]] = {
-    "storm, s to the last welcome (median)": ("storm.seconds_to_last", "storm.seconds_p50"),
-    "storm, CPU s of the server": ("storm.cpu_seconds", ""),
-    "heartbeat to `Heard`, idle, ms: p99 (p50)": ("idle.heard_ms_p99", "idle.heard_ms_p50"),
-    "idle, CPU s a minute": ("idle.cpu_seconds_a_minute", ""),
-    "idle, open files (threads)": ("idle.files", "idle.threads"),
-    "round, s to the last `Committed` (last update in)": ("round.seconds", "round.handed_in_after_s"),
-    "round, MB down (up)": ("round.megabytes_down", "round.megabytes_up"),
-    "round, CPU s of the server (peak memory, MB)": ("round.cpu_seconds", "round.peak_mb"),
-    "round, heartbeat to `Heard`, ms: p99 (p50)": ("round.heard_ms_p99", "round.heard_ms_p50"),
-    "after SIGKILL, s from listening to the last welcome (median)": (
-        "crash.seconds_to_last_after_listening",
-        "crash.seconds_p50_after_listening",
-    ),
-}
-
-
-def page(result: Mapping[str, Any]) -> str:
-    """Write the tables of docs/performance.md."""
-    measured = result["measured"]
-    heads = " | ".join(f"{row['sites']} sites" for row in measured)
-    lines = [f"| | {heads} |", f"|---|{'---|' * len(measured)}"]
-    lines.append(f"| memory a site, kB | {' | '.join(f'{_a_site(row):.0f}' for row in measured)} |")
-    for words, (main, beside) in ROWS.items():
-        cells = (f"{_at(row, main)}{f' ({_at(row, beside)})' if beside else ''}" for row in measured)
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    lines += ["", "| sites connected | resident memory, MB | open files | threads |", "|---|---|---|---|"]
-    for step in (step for row in measured for step in row["steps"]):
-        lines.append(f"| {step['sites']} | {step['memory_mb']:.0f} | {step['files']} | {step['threads']} |")
-    for row in measured:
-        lines.append(f"\n{row['sites']} sites, tasks in the end: {row.get('database', {}).get('tasks', 'it broke')}")
-        lines.append(f"sites that measured the final model: {row.get('database', {}).get('evaluated')}")
-        lines.append(f"commands: {row.get('database', {}).get('commands')}")
-        lines.append(f"failures that were tried again: {row.get('failures', row.get('failures_seen'))}")
-    return "\n".join(lines)
-
-
-def _a_site(row: Mapping[str, Any]) -> float:
-    first, last = row["steps"][0], row["steps"][-1]
-    return 1024 * (last["memory_mb"] - first["memory_mb"]) / last["sites"]
-
-
-def _at(row: Mapping[str, Any], path: str) -> str:
-    group, _, key = path.partition(".")
-    value = row.get(group, {}).get(key)
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def main() -> None:

@@ -59,6 +59,7 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
         self._watch_file = file
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Make a loop that is watched."""
         loop = super().new_event_loop()
         _Beat(loop, self._watch_file)
         return loop

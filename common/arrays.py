@@ -237,11 +237,6 @@ def open_record(path: Path, *, digest: str | None = None) -> StoredRecord:
     return StoredRecord(blob, slots, metadata)
 
 
-def numbers_size(record: ArrayRecord) -> int:
-    """Return the bytes of a record's numbers, without what describes them."""
-    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
-
-
 def write_record(
     record: ArrayRecord,
     path: Path,

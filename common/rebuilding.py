@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.codec.coding import decode
@@ -18,6 +22,11 @@ WIDER = 2
 """An update may be so many times as large as the model that it answers to: a relay's means are float64."""
 SIZE_MARGIN = 2**20
 """Bytes by which it may be larger still: headers, scales."""
+
+
+def numbers_size(record: ArrayRecord) -> int:
+    """Return the bytes of a record's numbers, without what describes them."""
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
 
 
 def most_bytes(model_size: int) -> int:

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
-from fedwon.common.arrays import Blob, StoredRecord, numbers_size, open_record, write_record
+from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.codec import TRAFFIC, codec_of
 from fedwon.common.errors import FedwonError, Stopped, TaskFailed
 from fedwon.common.flower import set_message_id
 from fedwon.common.packing import ZSTD
-from fedwon.common.rebuilding import opened
+from fedwon.common.rebuilding import numbers_size, opened
 from fedwon.common.run_config import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_to_wire, records_from_wire, records_to_wire

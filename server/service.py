@@ -286,11 +286,10 @@ class FederationService(rpc.FederationServicer):
 
 
 async def _hello(context: Context) -> pb.Hello:
-    try:
+    message = None
+    with suppress(TimeoutError):
         message = await asyncio.wait_for(context.read(), HELLO_SECONDS)
-    except TimeoutError:
-        raise Refused("The session began without a hello.") from None
-    if message is grpc.aio.EOF or message.WhichOneof("body") != "hello":
+    if message is None or message is grpc.aio.EOF or message.WhichOneof("body") != "hello":
         raise Refused("The session began without a hello.")
     hello: pb.Hello = message.hello
     return hello

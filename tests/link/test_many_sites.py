@@ -6,7 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from benchmarks.light_processes import enrol
-from benchmarks.light_sites import LightSite, Recorded, run_sites
+from benchmarks.light_sites import LightSite, run_sites
+from benchmarks.recorded import Recorded
 from fedwon.common.arrays import write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
