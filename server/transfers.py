@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from fedwon.common.arrays import Blob
 from fedwon.common.errors import BrokenFile, LinkError, Refused, storage_error
@@ -47,13 +48,18 @@ async def read_chunks(path: Path, offset: int) -> AsyncGenerator[bytes, None]:
         _SHARED.leave()
 
 
-async def _opened(path: Path) -> BinaryIO:
+async def _opened(path: Path) -> BufferedReader:
     opening = asyncio.ensure_future(asyncio.to_thread(path.open, "rb"))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(lambda done: done.exception() or done.result().close())
+        opening.add_done_callback(_closed)
         raise
+
+
+def _closed(opening: asyncio.Future[BufferedReader]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def unbroken(work: Callable[[], T]) -> T:
