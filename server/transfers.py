@@ -54,12 +54,12 @@ async def _opened(path: Path) -> BufferedReader:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(_close)
+        opening.add_done_callback(_closed)
         raise
 
 
-def _close(opening: asyncio.Future[BufferedReader]) -> None:
-    if opening.exception() is None:
+def _closed(opening: asyncio.Future[BufferedReader]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 
 
