@@ -169,6 +169,8 @@ def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     grid = InProcessGrid(configs, Path.cwd(), folder=folder / LOCAL)
     watcher = Watcher(spec, sites, spec.plan.partition.unseen(domains), folder)
     started, failed = time.monotonic(), None
+    if unfinished:
+        watcher.catch_up(Run.unfinished(store, folder))
     try:
         outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
         shutil.copyfile(outcome.model, folder / "model.safetensors")
@@ -244,14 +246,24 @@ class Watcher:
 
     def hear(self, event: Event) -> None:
         """Take an event in."""
-        if not isinstance(event, RoundCommitted):
-            return
-        every = 0 if self.spec.rounds else self.spec.plan.test_every
-        if event.number == self.spec.config.rounds or (event.number and every and event.number % every == 0):
-            self._score(event)
+        if isinstance(event, RoundCommitted) and self._due(event.number):
+            self._score(event.number, event.path)
 
-    def _score(self, event: RoundCommitted) -> None:
-        task, record = read_model(event.path)
+    def catch_up(self, run: Run) -> None:
+        """Score the newest model of a run that was broken off behind its commit, if it is due and was not scored."""
+        number, record = run.last()
+        if self._due(number) and not self._kept(number).exists():
+            self._score(number, record.blob.path)
+
+    def _due(self, number: int) -> bool:
+        every = 0 if self.spec.rounds else self.spec.plan.test_every
+        return number == self.spec.config.rounds or bool(number and every and number % every == 0)
+
+    def _kept(self, number: int) -> Path:
+        return self.folder / f"{number:04d}.json"
+
+    def _score(self, number: int, path: Path) -> None:
+        task, record = read_model(path)
         found = {}
         for site, data in self.sites.items():
             if site not in self._opened:
@@ -262,8 +274,7 @@ class Watcher:
         for name, data in self.unseen.items():
             found[name] = {"test": counts(served(task, record, self.local, name).network, scored_images(data, task))}
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"{event.number:04d}.json"
-        path.write_text(json.dumps(found), encoding="utf-8")
+        self._kept(number).write_text(json.dumps(found), encoding="utf-8")
 
     def scores(self) -> dict[str, Any]:
         """Counts by round, site and part."""
