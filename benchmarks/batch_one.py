@@ -18,6 +18,7 @@ from typing import Any
 
 from fedwon.common import logs
 from fedwon.common.config import load
+from fedwon.common.run_config import TrafficConfig
 from fedwon.server.events import Event, SiteAnswered
 from fedwon.server.simulating import SimulationConfig, simulate, simulation_report
 
@@ -64,7 +65,8 @@ def run(form: str, seed: int, data: str) -> dict[str, Any]:
         return kept
     config = load(SimulationConfig, CONFIG)
     model = config.model.model_copy(update={"relu_constant": FORMS[form]})
-    config = config.model_copy(update={"seed": seed, "model": model})
+    plain = TrafficConfig(up="plain", down="plain")  # what codecs cost is another table
+    config = config.model_copy(update={"seed": seed, "model": model, "traffic": plain})
     validation = LastValidation()
     result = simulation_report(config, simulate(config, data, None, [validation.hear]))
     result |= {"form": form, "validation": validation.by_site, "config": config.model_dump(mode="json")}

@@ -31,7 +31,7 @@ from benchmarks.light_sites import Seen
 from benchmarks.watched_server import Stall, read_stalls
 from fedwon.common.arrays import write_record
 from fedwon.common.config import dump, parse
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
 from fedwon.server.config import ServerConfig
 from fedwon.server.serving import CONFIG_NAME, Home
 
@@ -51,7 +51,15 @@ def run_config(model: Mapping[str, Any], sites: int, rounds: int) -> RunConfig:
     """Return a run whose rounds count only when all sites have answered."""
     participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": PATIENCE}
     return parse(
-        RunConfig, {"name": "light", "rounds": rounds, "participation": participation, **model}, "the benchmark"
+        RunConfig,
+        {
+            "name": "light",
+            "rounds": rounds,
+            "traffic": BEFORE_CODECS["traffic"],
+            "participation": participation,
+            **model,
+        },
+        "the benchmark",
     )
 
 

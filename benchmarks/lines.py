@@ -17,6 +17,7 @@ from typing import Any
 from fedwon.client.config import SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common import logs
+from fedwon.common.run_config import TrafficConfig
 from fedwon.server.demo import DIGITS
 from fedwon.server.simulating import DomainSettings, SimulationConfig, simulate, standalone, versions
 
@@ -49,7 +50,8 @@ def run(trained_on: str, seed: int) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return kept
     sites = {name: SiteConfig(data=where, threads=1) for name, where in discover().items()}
-    config = DIGITS.model_copy(update={"seed": seed, "classes": tuple("0123456789")})
+    plain = TrafficConfig(up="plain", down="plain")  # what codecs cost is another table
+    config = DIGITS.model_copy(update={"seed": seed, "classes": tuple("0123456789"), "traffic": plain})
     if trained_on == TOGETHER:
         settings = {**config.model_dump(), "sites": {WEAK: DomainSettings(batch_size=1)}}
         evaluation = simulate(SimulationConfig.model_validate(settings), "digits", None, []).outcome.evaluation

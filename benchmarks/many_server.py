@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.light_processes import Enrolled, enrol
 from fedwon.common.config import dump, parse
-from fedwon.common.run_config import RunConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig
 from fedwon.server.config import ServerConfig
 from fedwon.server.serving import CONFIG_NAME, Home
 
@@ -36,6 +36,7 @@ def run_settings(sites: int, rounds: int) -> dict[str, Any]:
     participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": 3 * patience(sites)}
     return {
         "name": "many", "rounds": rounds, "model": MODEL, "images": {"channels": 1}, "participation": participation,
+        "traffic": BEFORE_CODECS["traffic"],  # light sites answer what was recorded
     }  # fmt: skip
 
 

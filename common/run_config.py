@@ -67,11 +67,11 @@ class AggregationConfig(Settings):
 class TrafficConfig(Settings):
     """How models travel; docs/codecs.md says which codec is for what."""
 
-    up: Up = "plain"
+    up: Up = "int8"
     """Updates, from the sites: `plain` float32; `fp32` packed without loss; or their difference to the global model as
     `bf16`, `fp16`, `int8` with stochastic rounding, or only its largest twentieth (`topk`). Of the last two, what was
     left out is added to the site's next update. A site of an older version sends `plain`."""
-    down: Down = "plain"
+    down: Down = "int8"
     """The global model, to the sites: whole and `plain`, or its difference to the one before, which sites hold.
     Where that is lossy, the model that counts is the one that the sites get."""
 
