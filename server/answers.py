@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
-from fedwon.common.errors import BrokenFile
+from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError
 from fedwon.common.wire.surveys import Survey
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update
@@ -141,7 +141,14 @@ class Answers:
         if isinstance(record, StoredRecord):
             return record
         path = self._run.spool / f"{name}.safetensors"
-        blob = write_record(record, path)
+        try:
+            blob = write_record(record, path)
+        except ModelMismatch as error:
+            raise BrokenFile(error.message) from None
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # bytes of a site's own making, which nobody has looked at so far
+            raise BrokenFile(f"The answer's arrays cannot be read ({type(error).__name__}: {error}).") from None
         return open_record(path, digest=blob.digest)
 
     def _answered(self, number: int, site: str, task: Message, metrics: Mapping[str, float]) -> None:
