@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -120,6 +121,9 @@ class Answers:
             if isinstance(arrived, StoredRecord):
                 self._run.quarantined(arrived.blob.path)
             return error.message
+        if isinstance(arrived, StoredRecord) and arrived.blob.path != record.blob.path:
+            with suppress(OSError):  # it was unpacked for this moment, and may be as large as the update
+                arrived.blob.path.unlink(missing_ok=True)
         reason = refuse(record, metrics, self._shared, self._images_of(site))
         if reason is not None:
             self._grid.discount(name)

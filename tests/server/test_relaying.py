@@ -220,6 +220,8 @@ def test_surveys_add_up():
     assert list(together) == ["bad", "good"]
     assert survey_from_wire(survey_to_wire(together)) == together
     assert summed([]) == {}
+    liar = {"good": {"train": 2**64 - 1}}
+    assert survey_to_wire(summed([liar, liar]))[0].train == 2**53
 
 
 @pytest.mark.parametrize("name", METHODS)
