@@ -15,7 +15,7 @@ import grpc
 
 from fedwon.client.journal import Journal, ModelCache
 from fedwon.client.progress import Cancelled
-from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, Unreachable
+from fedwon.common.errors import BrokenFile, FedwonError, LinkError, Refused, StorageError, Unreachable
 from fedwon.common.packing import ZSTD
 from fedwon.common.system_errors import storage_error
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -119,7 +119,7 @@ class Transfers:
         made: list[bool] = []
         try:
             await self._bring(delta.file, cancelled, lambda _: made.append(self._models.rebuild(wanted, delta)))
-        except Refused as error:
+        except (Refused, StorageError) as error:  # where it is this side's disk, the whole model meets it again
             logger.info("the model is fetched whole: %s", error.message)
         return made == [True]
 

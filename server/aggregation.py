@@ -54,10 +54,11 @@ class Averaged(Array):
     """A Flower `Array` over an array in memory, which Flower's own keeps as a copy in NumPy's file format.
 
     Args:
-        values: the array, not to be changed any more.
+        values: the array; it cannot be written to any more.
     """
 
     def __init__(self, values: NDArray[Any]) -> None:
+        values.setflags(write=False)
         self.dtype, self.shape, self.stype = str(values.dtype), values.shape, "numpy.ndarray"
         self._values = values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -10,7 +11,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
-from fedwon.common.errors import BrokenFile
+from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError
 from fedwon.common.wire.surveys import Survey
 from fedwon.server.admission import refuse
 from fedwon.server.aggregation import Update
@@ -120,6 +121,9 @@ class Answers:
             if isinstance(arrived, StoredRecord):
                 self._run.quarantined(arrived.blob.path)
             return error.message
+        if isinstance(arrived, StoredRecord) and arrived.blob.path != record.blob.path:
+            with suppress(OSError):  # it was unpacked for this moment, and may be as large as the update
+                arrived.blob.path.unlink(missing_ok=True)
         reason = refuse(record, metrics, self._shared, self._images_of(site))
         if reason is not None:
             self._grid.discount(name)
@@ -141,7 +145,14 @@ class Answers:
         if isinstance(record, StoredRecord):
             return record
         path = self._run.spool / f"{name}.safetensors"
-        blob = write_record(record, path)
+        try:
+            blob = write_record(record, path)
+        except ModelMismatch as error:
+            raise BrokenFile(error.message) from None
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # bytes of a site's own making, which nobody has looked at so far
+            raise BrokenFile(f"The answer's arrays cannot be read ({type(error).__name__}: {error}).") from None
         return open_record(path, digest=blob.digest)
 
     def _answered(self, number: int, site: str, task: Message, metrics: Mapping[str, float]) -> None:

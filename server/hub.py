@@ -73,8 +73,7 @@ class Hub:
         Raises:
             DuplicateSite: another client with this identity is connected.
         """
-        old = self.sessions.get(site)
-        if old is not None and old.instance != hello.instance:
+        if (old := self.sessions.get(site)) is not None and old.instance != hello.instance:
             quiet = time.monotonic() - old.heard
             raise DuplicateSite(f"Another client is connected as site `{site}`; it was heard {quiet:.0f} s ago.")
         if old is not None:
@@ -91,11 +90,13 @@ class Hub:
         """Return the sites that are connected and may work now, sorted; from any thread."""
         return sorted(site for site, session in self.sessions.copy().items() if session.availability)
 
-    def attend(self, session: SiteSession, availability: Availability) -> None:
-        """Take what a site says of when it may work; one that may again is as one that comes."""
-        self._arrivals += bool(availability) and not session.availability
-        session.availability = availability
-        self._notify()
+    def attend(self, session: SiteSession, availability: Availability) -> bool:
+        """Take when a site says it may work, and return whether that is news; who may again is as one who comes."""
+        before, session.availability = session.availability, availability
+        self._arrivals += bool(availability) and not before
+        if before.reason != availability.reason:
+            self._notify()
+        return before.reason != availability.reason
 
     def _remind(self, session: SiteSession) -> None:
         """Repeat what a site may have missed while it was away."""
@@ -257,8 +258,7 @@ class Hub:
             self._tell(site, pb.FromServer(finished=pb.Finished(run=run, state=state)))
 
     def _tell(self, site: str, message: pb.FromServer) -> None:
-        session = self.sessions.get(site)
-        if session is not None:
+        if (session := self.sessions.get(site)) is not None:
             session.outgoing.put_nowait(message)
 
     def task_of(self, site: str, task_id: str) -> Task:

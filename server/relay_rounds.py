@@ -13,7 +13,7 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.methods import METHODS, Method, MethodName
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.server.admission import refuse_metrics
-from fedwon.server.answers import Accepted, Missing
+from fedwon.server.answers import Accepted, Missing, round_of
 from fedwon.server.combining import Combined, combine, combined_metrics
 from fedwon.server.grid import GrpcGrid
 from fedwon.server.runs import Run
@@ -61,7 +61,9 @@ class RelayRounds(FedWon):
             Stopped: the work was broken off.
         """
         self.settle(number - 1)
-        self._combined = None
+        # the parent asks for this round again, or has gone back: what came of it, or later, is not told any more
+        self._combined = self._answered = None
+        self._late = {site: task for site, task in self._late.items() if round_of(task) < number}
         messages = self.configure_train(number, model, config, self._grid)
         deadline = self.tracked.config.participation.deadline_seconds
         self.aggregate_train(number, self._grid.send_and_receive(messages, timeout=deadline))
@@ -94,8 +96,9 @@ class RelayRounds(FedWon):
         done = self._answered
         if done is None or done.number > number:
             return
-        for site in done.sites:
-            self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
+        with self.tracked.together():
+            for site in done.sites:
+                self.tracked.settled(self._sent[site].metadata.message_id, "averaged")
         self._close(done.number, done.missing)
         self._answered = None
 

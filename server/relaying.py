@@ -36,6 +36,7 @@ from fedwon.server.joining import PARENT, parent_of
 from fedwon.server.operating import run_server
 from fedwon.server.relay_rounds import RelayRounds, config_of, evaluate_below
 from fedwon.server.runs import Run
+from fedwon.server.service import NEWS_SECONDS
 from fedwon.server.serving import Home
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Relay:
             else:
                 if survey != told:
                     tell(survey)
+                    await asyncio.sleep(NEWS_SECONDS)  # however many sites below have news, and however often
                 told = survey
             await change.wait()
 
@@ -201,9 +203,10 @@ class Relay:
             timeout=self._home.config.run.participation.deadline_seconds,
         )
         if run is not None:
-            for site, numbers in single.items():
-                kept = {key: value for key, value in numbers.items() if key.startswith(("validation-", "test-"))}
-                run.measured(task.round, site, kept)
+            with run.together():
+                for site, numbers in single.items():
+                    kept = {key: value for key, value in numbers.items() if key.startswith(("validation-", "test-"))}
+                    run.measured(task.round, site, kept)
         return Message(RecordDict({METRICS: MetricRecord(dict(together))}), reply_to=message)
 
     def overhear(self, message: pb.FromServer) -> None:

@@ -42,6 +42,8 @@ from fedwon.server.turns import Turns
 logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 20.0
+NEWS_SECONDS = 0.1
+"""After news that are written down, so long nothing more is read of a site: a flood waits in its own memory."""
 LONGEST_REASON = 500
 """Characters of a site's reasons that are kept."""
 SHA256_DIGITS = 64
@@ -160,15 +162,12 @@ class FederationService(rpc.FederationServicer):
                         session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
                 case "failed":
                     self._failed(session.site, message.failed)
-                case "survey":
-                    if self._hub.surveyed(session, message.survey.data):
-                        await self._note_survey(session)
-                case "availability":
-                    told = Availability.from_wire(message.availability)
-                    changed = told.reason != session.availability.reason
-                    self._hub.attend(session, told)
-                    if changed:
-                        await self._note_availability(session)
+                case "survey" if self._hub.surveyed(session, message.survey.data):
+                    await self._note_survey(session)
+                    await asyncio.sleep(NEWS_SECONDS)
+                case "availability" if self._hub.attend(session, Availability.from_wire(message.availability)):
+                    await self._note_availability(session)
+                    await asyncio.sleep(NEWS_SECONDS)
 
     async def _note_survey(self, session: SiteSession) -> None:
         data = {name: dict(parts) for name, parts in session.survey.items()}

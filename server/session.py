@@ -11,6 +11,7 @@ from fedwon.common.errors import Refused
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server.availability import Availability
+from fedwon.server.naming import listed
 from fedwon.server.peers import Peer
 
 
@@ -56,4 +57,4 @@ class SiteSession:
 def resting(sessions: Mapping[str, SiteSession]) -> str:
     """Say of the sites that are connected and may not work, until when: an end of a sentence, or nothing."""
     held = [f"{site} is {one.availability.words}" for site, one in sorted(sessions.items()) if not one.availability]
-    return f"; {'; '.join(held)}" if held else ""
+    return f"; {listed(held, between='; ')}" if held else ""

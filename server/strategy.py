@@ -111,12 +111,12 @@ class FedWon(FedAvg):
         """
         del grid
         settings, number = self.tracked.config.participation, self.done + server_round
-        self._wait_for_sites(settings.minimum)
+        here = self._wait_for_sites(settings.minimum)
         self._started, self._reference = time.monotonic(), arrays
         self._content = RecordDict({"arrays": arrays, "config": self._told(number, config)})
         if (codec := self.tracked.config.traffic.up) != PLAIN:
             self._content[TRAFFIC] = named(codec)
-        chosen = choose(self._grid.sites(), settings.fraction, self.tracked.config.seed, number)
+        chosen = choose(here, settings.fraction, self.tracked.config.seed, number)
         self._surveys.clear()
         self._sent = {}
         self._ask(number, [site for site in chosen if site not in self._late])
@@ -128,10 +128,12 @@ class FedWon(FedAvg):
         """Return what sites are told beside the model."""
         return ConfigRecord({**self.tracked.task(number).flat(), **config})
 
-    def _wait_for_sites(self, minimum: int) -> None:
-        while len(self._grid.sites()) < minimum:  # one may leave again before it is counted
+    def _wait_for_sites(self, minimum: int) -> Sequence[str]:
+        """Return the sites that are there, once they are enough; a moment later there may be fewer, or none."""
+        while len(here := self._grid.sites()) < minimum:  # one may leave again before it is counted
             with self.tracked.paused(f"it waits until {minimum} sites are connected and may work"):
                 self._grid.wait_for_sites(minimum)
+        return here
 
     def _ask(self, number: int, sites: Sequence[str]) -> None:
         """Make tasks of a round for these sites."""

@@ -8,6 +8,9 @@ from fedwon.common.wire import fedwon_pb2 as pb
 
 PARTS = ("train", "validation", "test")
 
+MOST = 2**53
+"""More images than this are no count: a sum stays what the wire can carry, whatever sites say."""
+
 Survey = Mapping[str, Mapping[str, int]]
 """How many images a site has: class name to part ("train", "validation", "test") to count."""
 
@@ -29,5 +32,5 @@ def summed(surveys: Iterable[Survey]) -> dict[str, dict[str, int]]:
         for name, parts in survey.items():
             counts = total.setdefault(name, dict.fromkeys(PARTS, 0))
             for part in PARTS:
-                counts[part] += parts.get(part, 0)
+                counts[part] = min(counts[part] + parts.get(part, 0), MOST)
     return dict(sorted(total.items()))

@@ -66,6 +66,7 @@ class Server(rpc.FederationServicer):
         self.submitted: list[tuple[pb.SubmitHeader, bytes]] = []
         self.fetches: list[pb.FetchRequest] = []
         self.blobs: dict[str, bytes] = {}
+        self.lost = "refused"  # what it says where it has not got a file
         self.submits: list[Callable[[grpc.aio.ServicerContext], Awaitable[None]]] = []
         self.renewed = 0
         self.answering = True
@@ -91,7 +92,7 @@ class Server(rpc.FederationServicer):
         self.fetches.append(request)
         data = self.blobs.get(request.digest)
         if data is None:
-            await refuse(context)
+            await refuse(context, self.lost)
         for start in range(request.offset, len(data), 1000):
             yield pb.Chunk(data=data[start : start + 1000])
 

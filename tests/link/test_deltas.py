@@ -89,8 +89,10 @@ def test_a_base_that_is_damaged_on_the_disk(federation, server, app, models):
     assert fetched(server)[1:] == [models.delta.digest, models.model.digest]
 
 
-def test_differences_that_the_server_does_not_hand_out_any_more(federation, server, app, models):
+@pytest.mark.parametrize("lost", ["refused", "storage"])
+def test_differences_that_the_server_does_not_hand_out_any_more(federation, server, app, models, lost):
     del server.blobs[models.delta.digest]
+    server.lost = lost
     do(federation, server, models.first, models.second)
     assert fetched(server)[1:] == [models.delta.digest, models.model.digest]
 

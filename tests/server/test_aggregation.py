@@ -254,3 +254,10 @@ def test_the_average_is_an_array_of_flowers(tmp_path):
     result = average(random_updates(tmp_path, [1, 2]))["w"]
     theirs = Array(dtype=result.dtype, shape=result.shape, stype=result.stype, data=result.data)
     np.testing.assert_array_equal(theirs.numpy(), result.numpy())
+
+
+def test_nobody_writes_into_an_average(tmp_path):
+    update = Update("a", 1, stored(tmp_path / "a", record(w=np.float32([1, 2]), n=np.int64(3))))
+    for array in average([update]).values():
+        with pytest.raises(ValueError, match="read-only"):
+            array.numpy()[...] = 0

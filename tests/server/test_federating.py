@@ -202,6 +202,21 @@ def test_measuring_twice_is_two_things(make_run):
     assert len({said[2] for said in grid.said}) == 2
 
 
+def test_when_all_rest_after_the_last_round_one_that_comes_back_measures(store, tmp_path):
+    class Resting(FakeGrid):
+        def committed(self, run, number, message_ids):
+            super().committed(run, number, message_ids)
+            self.here = self.here if "arrived" in self.said else []
+
+        def wait_for_arrival(self, seconds):
+            self.said.append("arrived")
+            self.here = list(self.behaviours)
+            return True
+
+    outcome = federate(Resting({"a": site()}), small_run(rounds=1), store, tmp_path)
+    assert [score.site for score in outcome.evaluation.scores] == ["a"]
+
+
 def test_nobody_to_measure(make_run):
     run = make_run()
     assert evaluate_model(FakeGrid({}), run.task(0), run.last()[1], timeout=5).mean_accuracy == 0.0

@@ -30,7 +30,7 @@ from fedwon.server.admission import refuse_metrics
 from fedwon.server.aggregation import Update, average
 from fedwon.server.cli import app
 from fedwon.server.combining import MOST, combine, combined_metrics
-from fedwon.server.relay_rounds import config_of
+from fedwon.server.relay_rounds import RelayRounds, config_of
 from fedwon.server.relaying import Relay
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import metrics_of
@@ -41,6 +41,8 @@ from fedwon.server.store import Site as SiteRow
 from tests.server.server_kit import (
     CLASSES,
     PATIENCE,
+    FakeGrid,
+    answering,
     good_metrics,
     make_home,
     outcome,
@@ -218,6 +220,8 @@ def test_surveys_add_up():
     assert list(together) == ["bad", "good"]
     assert survey_from_wire(survey_to_wire(together)) == together
     assert summed([]) == {}
+    liar = {"good": {"train": 2**64 - 1}}
+    assert survey_to_wire(summed([liar, liar]))[0].train == 2**53
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -514,6 +518,26 @@ async def test_a_parent_that_goes_back_to_an_earlier_round(running):
         unmoved = [Update("a", 10, shifted(model, 0.0)), Update("b", 11, shifted(model, 0.0))]
         assert same(again["arrays"], average(unmoved, element_types=wide))
     await end(below)
+
+
+def test_back_from_a_later_round_nothing_of_it_is_left(make_run):
+    run = make_run(late_rounds=1, quorum=1, retries=0, pause_seconds=None)
+    asked = []
+
+    def good(message, site):
+        asked.append((site, message.metadata.group_id))
+        return answering()(message, site)
+
+    grid = FakeGrid({"a": good, "b": lambda message, site: asked.append((site, message.metadata.group_id))})
+    rounds, model = RelayRounds(run, grid), run.last()[1]
+    rounds.round(3, model, ConfigRecord())
+    rounds.settle(3)
+    rounds.round(2, model, ConfigRecord())
+    assert asked == [("a", "3"), ("b", "3"), ("a", "2"), ("b", "2")]
+    grid.here = ["b"]  # the parent asks again, and whoever answered before has left
+    with pytest.raises(TooFewUpdates):
+        rounds.round(2, model, ConfigRecord())
+    rounds.settle(2)
 
 
 @wired(spool=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedwon.common.errors import TooFewUpdates
@@ -38,6 +38,18 @@ def in_turn(*behaviours):
         return next(left)(message, name)
 
     return site
+
+
+def test_who_leaves_as_the_round_begins_is_asked_all_the_same(make_run):
+    class Leaving(FakeGrid):
+        def sites(self):
+            here, self.here = sorted(self.here), []
+            return here
+
+    run, grid = make_run(), Leaving({"a": answering()})
+    strategy = FedWon(run, grid)
+    tasks = strategy.configure_train(1, run.last()[1], ConfigRecord(), grid)
+    assert [task.metadata.message_id for task in tasks] == [task_id(run.id, 1, "train", "a")]
 
 
 def silent(message, site):

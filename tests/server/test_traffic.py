@@ -11,10 +11,12 @@ from fedwon.common.codec.coding import encode
 from fedwon.common.files import sha256_file
 from fedwon.common.rebuilding import rebuild
 from fedwon.common.run_config import RetentionConfig, TrafficConfig
+from fedwon.server.aggregation import Update, average
 from fedwon.server.runs import Run
 from fedwon.server.store import RunRow, TaskRow
 from fedwon.server.strategy import FedWon
 from tests.server.server_kit import CLASSES, FakeGrid, answering, good_metrics, rows, same, shifted, small_run
+from tests.server.test_strategy import in_turn, silent
 
 
 class Grid(FakeGrid):
@@ -164,3 +166,39 @@ def test_a_run_of_a_version_without_codecs_goes_on_without(store, tmp_path):
         row = session.get_one(RunRow, run.id)
         row.config = {key: value for key, value in row.config.items() if key != "traffic"}
     assert Run.open(store, tmp_path).config.traffic == TrafficConfig(up="plain", down="plain")
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+def test_a_late_update_starts_from_the_model_of_its_own_round(make_run, codec):
+    run = make_run(up=codec, down="int8", rounds=2, late_rounds=1)
+    initial = run.last()[1]
+    grid = Grid({"a": coding(codec, by=5.0), "b": in_turn(silent, coding(codec, by=0.5))})
+    start(run, grid, rounds=2)
+    first, staleness = run.model(1), run.config.aggregation.staleness
+    assert off(first, initial) > 4  # decoded against this one, it would be as far off
+    expected = average(
+        [Update("a", 10, shifted(first, 5.0)), Update("b", 10, shifted(initial, 0.5), rounds_late=1)],
+        staleness=staleness,
+    )
+    assert off(run.last()[1], expected) < 0.3
+
+
+def of_no_known_type(message, site):
+    made = ArrayRecord({name: Array(ndarray=array.numpy() * 1j) for name, array in message.content["arrays"].items()})
+    return RecordDict({"arrays": made, "metrics": MetricRecord(good_metrics())})
+
+
+def junk(message, site):
+    made = {
+        name: Array("float32", array.shape, "numpy.ndarray", b"junk")
+        for name, array in message.content["arrays"].items()
+    }
+    return RecordDict({"arrays": ArrayRecord(made), "metrics": MetricRecord(good_metrics())})
+
+
+@pytest.mark.parametrize("hostile", [of_no_known_type, junk])
+def test_arrays_from_memory_that_are_none_stop_nobody(make_run, store, hostile):
+    """As they may come over Flower's own engines, which look into no array."""
+    run = make_run()
+    start(run, Grid({"a": hostile, "b": answering()}))
+    assert {row.site: row.state for row in rows(store, TaskRow)} == {"a": "refused", "b": "averaged"}

@@ -10,6 +10,7 @@ import pytest
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server import report
 from fedwon.server.availability import LONGEST_REASON, Availability
+from fedwon.server.session import SiteSession, resting
 from fedwon.server.site_grid import node_id_of
 from fedwon.server.store import now
 from tests.server.server_kit import outcome, tasks, until, wired
@@ -142,6 +143,24 @@ async def test_the_operator_sees_until_when(running):
     await until(lambda: row()["unavailable"])
     await sessions["b"].site.connect()  # an earlier client knows no such thing
     await until(lambda: not row()["unavailable"])
+
+
+@wired
+async def test_news_are_read_no_faster_than_they_can_be_written_down(running):
+    sessions = await connected(running, "a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedwon.server.service.NEWS_SECONDS", 3600.0)
+        await rest(running, sessions["a"])
+        for number in range(20):
+            await say(sessions["a"], pb.Availability(reason=f"flood {number}"))
+        await asyncio.sleep(0.05)
+        assert running.hub.sessions["a"].availability.reason == RESTING.reason
+
+
+def test_of_many_that_rest_a_line_names_a_few():
+    sessions = {f"s{i:02}": SiteSession(f"s{i:02}", "one", {}, availability=Availability("rests")) for i in range(25)}
+    assert resting(sessions).startswith("; s00 is not available (rests); s01 is")
+    assert resting(sessions).endswith("s19 is not available (rests); and 5 more")
 
 
 @pytest.mark.parametrize("seconds", [0.0, -5.0, float("nan"), float("inf"), 1e300])
