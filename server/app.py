@@ -116,8 +116,9 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     if done < rounds:
         FedWon(run, grid, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
     _, final = run.last()
-    if not grid.sites():  # all of them rest, or are away: one that comes soon measures, and who never comes ends no run
-        grid.wait_for_arrival(deadline)
+    if not grid.sites():  # all of them rest, or are away; if none comes in time, the run ends without scores
+        with run.paused("it waits for a site that may measure the final model"):
+            grid.wait_for_arrival(deadline)
     evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
     grid.wait_for_sites(0)  # raises Stopped: a server that goes down has no sites left that could have answered
     with run.together():

@@ -76,7 +76,7 @@ class Evaluation:
 
 
 def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, timeout: float) -> Evaluation:
-    """Let every connected site measure a model.
+    """Let every connected site that may work measure a model; why the others do not, is among the failures.
 
     Args:
         grid: the sites.
@@ -91,7 +91,7 @@ def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, tim
         # unlike a training task, an evaluation asked for twice is done twice
         set_message_id(message, f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
     names = [message.metadata.message_id for message in messages]
-    scores, failures = {}, dict.fromkeys(sites.values(), "no answer in time")
+    scores, failures = {}, {**grid.resting(), **dict.fromkeys(sites.values(), "no answer in time")}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = sites[reply.metadata.src_node_id]
         reason = reply.error.reason if reply.has_error() else refuse_metrics(metrics_of(reply.content))

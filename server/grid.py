@@ -75,6 +75,11 @@ class GrpcGrid(SiteGrid):
         self._names |= {node_id_of(name): name for name in names}
         return names
 
+    def resting(self) -> dict[str, str]:
+        """Return why a site that is connected may not work now, by the site's name."""
+        sessions = sorted(self._hub.sessions.copy().items())
+        return {site: f"the site is {one.availability.words}" for site, one in sessions if not one.availability}
+
     def survey(self, site: str) -> Survey | None:
         """Return what images a site said it has, or None when it is away."""
         session = self._hub.sessions.get(site)

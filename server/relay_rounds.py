@@ -127,7 +127,7 @@ def evaluate_below(
     messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(number)) for node in nodes]
     for message in messages:
         set_message_id(message, name(nodes[message.metadata.dst_node_id]))
-    found, reasons = {}, dict.fromkeys(nodes.values(), "no answer in time")
+    found, reasons = {}, {**grid.resting(), **dict.fromkeys(nodes.values(), "no answer in time")}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = nodes[reply.metadata.src_node_id]
         reason = reply.error.reason if reply.has_error() else refuse_metrics(metrics_of(reply.content))

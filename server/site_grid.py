@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,10 @@ class SiteGrid(Grid):
     @abstractmethod
     def wait_for_sites(self, minimum: int) -> None:
         """Block until so many sites are connected and may work."""
+
+    def resting(self) -> Mapping[str, str]:
+        """Return why a site that is connected is not to be asked now, by the site's name."""
+        return {}
 
     def wait_for_arrival(self, seconds: float) -> bool:
         """Block until another site comes or the time is over; return False at once where nobody can come."""

@@ -117,7 +117,8 @@ class FedWon(FedAvg):
         if (codec := self.tracked.config.traffic.up) != PLAIN:
             self._content[TRAFFIC] = named(codec)
         chosen = choose(here, settings.fraction, self.tracked.config.seed, number)
-        self._surveys.clear()
+        for site in self._surveys.keys() - self._late.keys():
+            del self._surveys[site]
         self._sent = {}
         self._ask(number, [site for site in chosen if site not in self._late])
         self._sent |= self._late

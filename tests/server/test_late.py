@@ -77,6 +77,18 @@ def test_the_sites_of_a_late_task_keep_it_when_the_round_closes(make_run):
     assert committed == {1: ["a"], 2: ["a", "b"]}
 
 
+def test_who_is_late_and_has_left_is_held_to_what_it_said_when_it_was_asked(make_run, store):
+    run = make_run(rounds=2, late_rounds=1)
+
+    def liar(message, site):
+        del grid.surveys["b"]
+        return answering(examples=10**6)(message, site)
+
+    grid = FakeGrid({"a": answering(), "b": in_turn(silent, liar)}, {"b": {"good": {"train": 20}}})
+    start(run, grid, rounds=2)
+    assert states(store) == {"a": "averaged", "b": "refused"}
+
+
 def test_what_is_half_here_of_a_late_update_stays(make_run):
     run = make_run(rounds=1, late_rounds=1)
 

@@ -7,13 +7,15 @@ from datetime import timedelta
 
 import pytest
 
+from fedwon.common.run_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server import report
 from fedwon.server.availability import LONGEST_REASON, Availability
+from fedwon.server.evaluation import evaluate_model
 from fedwon.server.session import SiteSession, resting
 from fedwon.server.site_grid import node_id_of
 from fedwon.server.store import now
-from tests.server.server_kit import outcome, tasks, until, wired
+from tests.server.server_kit import CLASSES, outcome, record, small_run, tasks, until, wired
 from tests.server.test_wire_grid import Asking, answer, connected
 
 RESTING = pb.Availability(available=False, seconds=3600.0, reason="outside its quiet hours")
@@ -109,6 +111,16 @@ async def test_a_task_in_hand_is_waited_for(running):
     await sessions["a"].site.submit(outcome(name))
     await again.task
     assert not again.replies[0].has_error()
+
+
+@wired
+async def test_the_final_measurement_says_who_was_left_out(running):
+    sessions = await connected(running, "a")
+    await rest(running, sessions["a"])
+    task = TaskConfig.of(small_run(), run="run", server_round=1, classes=CLASSES)
+    result = await running.done(lambda: evaluate_model(running.grid, task, record(), timeout=5))
+    assert result.scores == ()
+    assert result.failures["a"].startswith("the site is not available until")
 
 
 @wired
