@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.dealing import SEPARATOR, Rows, domain_of, kept_sites
+from benchmarks.paper.dealing import kept_sites
 from fedwon.client.config import DataConfig
+from fedwon.server.dealing import SEPARATOR, Rows, domain_of
 
 __all__ = [
     "SEPARATOR",
