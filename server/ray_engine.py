@@ -101,10 +101,10 @@ class RayEngine:
 
     def settings(self, threads: int) -> dict[str, dict[str, bool | int | float | str]]:
         """Return what Flower hands to Ray: no dashboard, and no port beyond this machine unless a cluster is named."""
-        started: dict[str, bool | int | float | str] = {"include_dashboard": False, "log_to_driver": False}
-        if self.address:
-            started["address"] = self.address
-        else:
+        # left out, the address is that of whatever Ray runs on this machine already, somebody else's perhaps
+        started: dict[str, bool | int | float | str] = {"address": self.address or "local", "log_to_driver": False}
+        if not self.address:
+            started["include_dashboard"] = False
             started["num_cpus"] = self._local(threads) * threads
         return {"init_args": started, "client_resources": {"num_cpus": threads, "num_gpus": 0.0}}
 
