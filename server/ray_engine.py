@@ -119,7 +119,10 @@ def _simulate(
     except FedwonError:
         raise
     except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Flower wraps what happened in sentences that say nothing
+            cause = cause.__cause__
         raise RunError(
-            f"Flower's simulation engine failed: {error.__cause__ or error}.",
+            f"Flower's simulation engine failed: {str(cause).rstrip('.')}.",
             hint="Its log above says more. Is there memory for so many workers?",
         ) from error
