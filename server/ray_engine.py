@@ -101,10 +101,10 @@ class RayEngine:
 
     def settings(self, threads: int) -> dict[str, dict[str, bool | int | float | str]]:
         """Return what Flower hands to Ray: no dashboard, and no port beyond this machine unless a cluster is named."""
-        started: dict[str, bool | int | float | str] = {"include_dashboard": False, "log_to_driver": False}
-        if self.address:
-            started["address"] = self.address
-        else:
+        # left out, the address is that of whatever Ray runs on this machine already, somebody else's perhaps
+        started: dict[str, bool | int | float | str] = {"address": self.address or "local", "log_to_driver": False}
+        if not self.address:
+            started["include_dashboard"] = False
             started["num_cpus"] = self._local(threads) * threads
         return {"init_args": started, "client_resources": {"num_cpus": threads, "num_gpus": 0.0}}
 
@@ -119,7 +119,10 @@ def _simulate(
     except FedwonError:
         raise
     except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Flower wraps what happened in sentences that say nothing
+            cause = cause.__cause__
         raise RunError(
-            f"Flower's simulation engine failed: {error.__cause__ or error}.",
+            f"Flower's simulation engine failed: {str(cause).rstrip('.')}.",
             hint="Its log above says more. Is there memory for so many workers?",
         ) from error

@@ -89,7 +89,12 @@ def test_settings_of_a_domain_hold_for_its_virtual_sites(tmp_path: Path):
 
 def test_ray_is_asked_for_no_port_beyond_this_machine():
     settings = RayEngine(workers=3).settings(threads=2)
-    assert settings["init_args"] == {"include_dashboard": False, "log_to_driver": False, "num_cpus": 6}
+    assert settings["init_args"] == {
+        "address": "local",  # never somebody else's Ray that runs here already
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "num_cpus": 6,
+    }
     assert settings["client_resources"]["num_cpus"] == 2
     assert RayEngine(address="ray.local:6379").settings(1)["init_args"]["address"] == "ray.local:6379"
 
