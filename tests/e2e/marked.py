@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,10 @@ def marked(**more: str) -> Iterator[dict[str, str]]:
     """An environment; what is started with it is killed at the end, with all that it started."""
     mark = uuid4().hex
     try:
-        yield {**environment(), MARK: mark, **more}
+        path = (
+            f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # Flower starts its own commands by name
+        )
+        yield {**environment(), "PATH": path, MARK: mark, **more}
     finally:
         for _ in range(50):  # one may have started another between the look and the kill
             left = with_mark(mark)

@@ -137,7 +137,8 @@ def half_here(fleet: Fleet, pattern: str) -> bool:
 
 FURTHER = {
     *("planned", "model-half-sent", "checkpoint-written", "sites-not-told", "published"),
-    *("fetched", "before-training", "trained", "uploaded"),
+    *("tasks-out", "update-here-unnamed", "spool-not-cleared"),
+    *("fetched", "before-training", "trained", "half-kept", "uploaded"),
 }
 """Points close to others, for `make matrix`."""
 

@@ -77,7 +77,7 @@ def start(fleet: Fleet, name: str, env: dict[str, str]) -> Process:
     )
 
 
-@pytest.mark.parametrize("off", [-HOUR, HOUR])
+@pytest.mark.parametrize("off", [pytest.param(-HOUR, marks=pytest.mark.matrix), HOUR])
 def test_a_site_whose_clock_is_an_hour_off_joins_takes_part_and_renews(fleets, clock, off):
     fleet = fleets(rounds=2)
     server = fleet.start_server()

@@ -109,7 +109,7 @@ def test_a_nat_that_forgets_quiet_connections(nets, undisturbed):
     assert len(net.paper.connections) < STORM
 
 
-@pytest.mark.parametrize("how", ["refused", "swallowed"])
+@pytest.mark.parametrize("how", [pytest.param("refused", marks=pytest.mark.matrix), "swallowed"])
 def test_a_partition_of_eight_heartbeats(nets, undisturbed, how):
     net = nets("metal", "paper") if how == "refused" else nets()
     paper = net.start()

@@ -51,7 +51,7 @@ with told_of_handshakes(Noted()):
     os.write(2, b"I1125 01:17:17.583318 5865 noise.cc:1] noise\\n")
     os.write(2, b"E1125 01:17:17.583318 5865 x.cc:1] a fault\\n")
     os.write(2, b"Fatal: something of a library\\n")
-    print("from python", file=sys.stderr)
+    sys.stderr.write("from python\\n")
 os.write(2, b"after\\n")
 """
 

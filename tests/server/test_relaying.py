@@ -494,7 +494,7 @@ async def test_a_restart_between_the_last_round_and_the_end(running):
         await parent.ask(parent.message(1, open_record(path), "evaluate"))
         parent.says(finished=pb.Finished(run="theirs-1", state="finished"))
         await parent.noted()
-        await until(lambda: below["a"].heard[-1][0] == "finished")
+        await until(lambda: below["a"].heard and below["a"].heard[-1][0] == "finished")
         run = Run.open(running.home.store, folder)
         assert run.state == "finished"
         assert same(open_record(run.folder / "model.safetensors"), open_record(path))
