@@ -24,10 +24,10 @@ SLOW_AVERAGE = """
 import time
 import fedwon.server.strategy as strategy
 whole = strategy.average
-def average(*arguments):
+def average(*arguments, **named):
     print("averaging now", flush=True)
     time.sleep(3)
-    return whole(*arguments)
+    return whole(*arguments, **named)
 strategy.average = average
 """
 ENDLESS_AVERAGE = SLOW_AVERAGE.replace("time.sleep(3)", "time.sleep(600)")
