@@ -12,7 +12,7 @@ What stands in a factory's image folders decides what is handled here:
 * The whole image is squeezed to a square. Nothing is cropped away: a defect may be at the edge.
 
 The arithmetic is torchvision's (transforms.v2), bit for bit, written on torch's own operations: importing torchvision
-brings in torch's compiler with it, which doubles the time and a quarter of the memory that a site needs to start.
+brings in torch's compiler with it, which costs a site memory and seconds at every start (decision 0024).
 """
 
 from __future__ import annotations

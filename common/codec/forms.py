@@ -237,11 +237,8 @@ def _step(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def _rows(base: NDArray[Any]) -> tuple[int, int]:
-    """Return the shape in which each row has a scale of its own: output channels, or all in one where these are small.
-
-    Of a tensor with one entry at least.
-    """
-    channels = base.shape[0] if base.ndim > 1 and base.size >= ROW * base.shape[0] else 1
+    """Return the shape in which each row has a scale: output channels, or all in one where these are small."""
+    channels = base.shape[0] if base.ndim > 1 and base.size >= ROW * base.shape[0] > 0 else 1
     return channels, base.size // channels
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedwon.common.codec import CODECS
 from fedwon.common.codec.coding import decode, encode, fits
-from fedwon.common.codec.forms import FORMS, SHARE, bfloat16, widened
+from fedwon.common.codec.forms import FORMS, INT8, SHARE, bfloat16, widened
 from fedwon.common.errors import BrokenFile
 
 LOSSY = [name for name, codec in CODECS.items() if not codec.weights.exact]
@@ -267,3 +267,9 @@ class TestHostile:
     def test_it_says_what_is_wrong(self, keys, says):
         with pytest.raises(BrokenFile, match=says):
             decode(record(**dict.fromkeys(keys, np.zeros(3, np.uint8))), self.base)
+
+
+def test_an_empty_tensor_in_a_form_that_ours_is_never_written_in():
+    base = np.zeros((0, 4), "f4")
+    parts = {"steps": np.zeros((1, 0), "i1"), "scale": np.ones(1, "f4")}
+    assert INT8.decode(parts, base).shape == base.shape
