@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 from fedwon.common import errors
 from fedwon.common.config import dump
 from tests.e2e.faults import SLOW, change_site
-from tests.e2e.fleet import BIN, Process, assert_error, command
+from tests.e2e.fleet import BIN, PATIENCE, Process, assert_error, command, environment
 
 
 def test_the_enrolment_port_is_taken(fleet):
@@ -33,11 +33,9 @@ def test_an_address_of_another_machine(fleet):
     assert f"{listen} (`listen` in server.yaml) is no address of this machine" in found["error"]
 
 
-def few_files(number: int):
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
-
-    return limit
+def few_files(number: int, *arguments: object) -> list[str]:
+    """A command that may open few files. A shell sets the limit: `preexec_fn` would fork a process that serves gRPC."""
+    return ["sh", "-c", f'ulimit -n {number} && exec "$@"', "few-files", *map(str, arguments)]
 
 
 @pytest.mark.matrix
@@ -47,7 +45,7 @@ def test_a_server_that_may_open_few_files_says_so_and_serves(fleets):
     for name in names:
         fleet.site(name)
     path = fleet.folder / "few.log"
-    server = Process([str(BIN / "fedwon-server"), "start", "--dir", str(fleet.dir)], path, preexec_fn=few_files(64))
+    server = Process(few_files(64, BIN / "fedwon-server", "start", "--dir", fleet.dir), path)
     fleet.processes.append(server)
     server.wait_says(r"may open 64 files, enough for about \d sites. Raise it with `ulimit -n`")
     sites = [fleet.start_site(name, "--until-finished") for name in names]
@@ -58,7 +56,8 @@ def test_a_server_that_may_open_few_files_says_so_and_serves(fleets):
 
 
 def test_a_server_that_may_open_too_few_files_ends_with_a_reason(fleet):
-    done = command("fedwon-server", "start", "--dir", fleet.dir, preexec_fn=few_files(16))
+    arguments = few_files(16, BIN / "fedwon-server", "start", "--dir", fleet.dir)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     found = assert_error(done, errors.StorageError)
     assert "may open 16 files" in found["error"]
     assert "ulimit -n" in found["hint"]
