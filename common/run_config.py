@@ -83,8 +83,9 @@ class RetentionConfig(Settings):
     """Models of so many rounds are kept, the newest ones, and the best one by validation accuracy; empty: all.
     Manifests of all rounds are kept."""
     history: int | None = Field(default=1000, ge=10)
-    """What each site was asked and what it measured is kept of so many rounds, the newest ones, of every tenth round
-    before, and of rounds whose model is kept: the database stops growing at about 2 kB x sites x rounds. Empty: all."""
+    """What each site was asked and what it measured is kept of so many rounds, the newest ones, of a tenth as many at
+    even distances before, and of rounds whose model is kept: the database stops growing at about 2 kB x sites x rounds.
+    Empty: all."""
     refused: int = Field(default=20, ge=1)
     """Refused updates that are kept for inspection, the newest ones."""
     refused_mb: int = Field(default=1000, ge=0)

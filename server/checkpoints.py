@@ -126,17 +126,17 @@ class Checkpoints:
             BrokenFile: the file is not the one that was committed.
             RunMissing: that round was not committed, or its model was let go.
         """
-        row = next((row for row in self._rows() if row.number == number), None)
-        if row is None:
+        rows = {row.number: row for row in self._rows()}
+        if not 0 <= number <= max(rows, default=-1):
             raise RunMissing(f"Run {self._run} has no committed round {number}.")
         here = self.here()
-        if number not in here and here:
+        if number not in rows or (number not in here and here):
             raise RunMissing(
                 f"The model of round {number} of {self._run} is not kept any more; there are those of rounds "
                 f"{', '.join(map(str, here))}.",
                 hint="`run.retention.rounds` in server.yaml says how many are kept.",
             )
-        return self._opened(row)
+        return self._opened(rows[number])
 
     def publish(self) -> Path:
         """Give the last model the name `model.safetensors` as well, and return that file.

@@ -58,7 +58,7 @@ def _prepare(database: Path, archive: Path) -> int:
     try:
         with store.session() as session:
             session.execute(delete(Token).where(Token.used.is_(None)))
-            rounds = session.scalar(select(func.count()).select_from(RoundRow).where(RoundRow.number > 0)) or 0
+            rounds = sum(session.scalars(select(func.max(RoundRow.number)).group_by(RoundRow.run)))
         store.audit("backup restored", archive.name)
     finally:
         store.close()

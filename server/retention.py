@@ -1,13 +1,15 @@
 """What a run keeps on the disk, and what it lets go: a thousand rounds of a large network fill any disk.
 
 The newest models stay, so that a damaged one has another before it, and the best one by validation accuracy. The
-records of each site stay for many rounds and for every tenth one before, manifests and rounds for all. Of refused
-updates the newest stay.
+records in the database stay for many rounds, and before these for a few at even distances, the further apart the
+longer the run: a curve over the whole of it can be drawn, and the database stops growing. Manifests stay for all
+rounds. Of refused updates the newest stay.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +18,15 @@ from sqlalchemy import delete, select
 
 from fedwon.common.run_config import RetentionConfig, RunConfig
 from fedwon.server.checkpoints import Checkpoints
-from fedwon.server.store import MetricRow, Store, TaskRow
+from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 10**6
-STRIDE = 10
-"""Every so many rounds the records of the sites stay for good."""
+THIN_EVERY = 10
+"""Rounds whose records go in one transaction."""
+OLD_SHARE = 10
+"""Of the rounds that stay whole, one in so many may stay of all that came before."""
 CORRECT, EXAMPLES = "validation-correct", "validation-examples"
 
 
@@ -60,8 +64,19 @@ def validation_scores(store: Store, run: str, rounds: Iterable[int]) -> dict[int
     return dict(scores)
 
 
+def stride(newest: int, history: int) -> int:
+    """Return the distance of the old rounds whose records stay: a power of two, so that a later one keeps some of them.
+
+    Args:
+        newest: the round that was committed last.
+        history: rounds that stay whole; a tenth as many stay at this distance.
+    """
+    most = max(history // OLD_SHARE, 1)
+    return 1 << max(math.ceil(newest / most) - 1, 0).bit_length()
+
+
 def thin_history(store: Store, run: str, newest: int, history: int, keeping: Iterable[int]) -> None:
-    """Delete what sites were asked and measured in old rounds, but for every tenth.
+    """Delete the records of old rounds, but for a few at even distances.
 
     Args:
         store: the server's database.
@@ -73,9 +88,10 @@ def thin_history(store: Store, run: str, newest: int, history: int, keeping: Ite
     Raises:
         StorageError: the database cannot be written.
     """
+    every = stride(newest, history)
     with store.session() as session:
-        for table in (MetricRow, TaskRow):
-            old = (table.round <= newest - history, table.round % STRIDE != 0, table.round.not_in(list(keeping)))
+        for table, number in ((MetricRow, MetricRow.round), (TaskRow, TaskRow.round), (RoundRow, RoundRow.number)):
+            old = (number <= newest - history, number % every != 0, number.not_in(list(keeping)))
             session.execute(delete(table).where(table.run == run, *old))
 
 
@@ -94,7 +110,7 @@ def let_go(checkpoints: Checkpoints, store: Store, run: str, config: RunConfig, 
     """
     here = [number for number in checkpoints.here() if number <= newest]
     history = config.retention.history
-    if history is not None and newest > history and newest % STRIDE == 0:  # ten rounds in one transaction
+    if history is not None and newest > history and newest % THIN_EVERY == 0:
         thin_history(store, run, newest, history, here)
     if config.retention.rounds is None:
         return

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedwon.common.errors import RunMissing
 from fedwon.common.run_config import ParticipationConfig, RetentionConfig
-from fedwon.server.retention import best_round, superseded
+from fedwon.server.retention import best_round, stride, superseded
 from fedwon.server.runs import Run
 from fedwon.server.store import MetricRow, RoundRow, TaskRow
 from tests.server.server_kit import CLASSES, rows, shifted, small_run
@@ -78,15 +80,28 @@ def ask(run: Run, number: int) -> None:
     run.sent(f"t{number}", number, "a", "train")
 
 
-def test_old_records_go_but_for_every_tenth_round(store, tmp_path):
-    run = make(store, tmp_path, history=10)
-    for number in range(1, 35):
+def test_old_records_go_but_for_a_few(store, tmp_path):
+    run = make(store, tmp_path, history=20)
+    for number in range(1, 55):
         ask(run, number)
         go_on(run, number, 0.9 if number == 4 else 0.1)  # model 3 is the best and stays
-    kept = [0, 3, 10, *range(20, 34)]  # as thinned after round 30, whose model was looked at in round 31
-    assert sorted({row.round for row in rows(store, MetricRow)}) == kept
-    assert sorted({row.round for row in rows(store, TaskRow)}) == [3, 10, *range(20, 35)]
-    assert len(rows(store, RoundRow)) == 35
+    kept = [0, 3, 32, *range(31, 54)]  # as thinned after round 50, whose model was looked at in round 51
+    assert sorted({row.round for row in rows(store, MetricRow)}) == sorted({*kept})
+    assert sorted({row.round for row in rows(store, TaskRow)}) == sorted({*kept, 54} - {0})
+    assert sorted(row.number for row in rows(store, RoundRow)) == sorted({*kept, 54})
+    assert run.last()[0] == 54
+    with pytest.raises(RunMissing, match=r"round 16 of .* is not kept any more"):
+        run.model(16)
+    with pytest.raises(RunMissing, match="no committed round 55"):
+        run.model(55)
+
+
+@given(history=st.integers(10, 3000), rounds=st.integers(1, 50_000))
+def test_old_records_stop_growing_and_stay_evenly_spread(history, rounds):
+    now, before = stride(rounds, history), stride(max(rounds - 1, 1), history)
+    assert rounds // now <= max(history // 10, 1)
+    assert now % before == 0  # what stays now had stayed before
+    assert now == 1 or rounds // (now // 2) >= max(history // 10, 1)  # no fewer than need be
 
 
 @pytest.mark.parametrize("history", [None, 1000])
