@@ -17,6 +17,10 @@ LONGEST_SECONDS = 366 * 86400.0
 """What is further away is not believed."""
 
 
+SAME_TIME = timedelta(minutes=1)
+"""Times that are so near each other are one: each is counted anew from seconds to go."""
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a site may work.
@@ -46,6 +50,12 @@ class Availability:
     def of_hello(cls, hello: pb.Hello) -> Availability:
         """Read a hello; a site that says nothing is available at any time."""
         return cls.from_wire(hello.availability) if hello.HasField("availability") else cls()
+
+    def tells_more_than(self, before: Availability) -> bool:
+        """Whether an operator should read something else now: another reason, or another time, give or take a minute."""
+        if self.reason != before.reason or (self.back is None) != (before.back is None):
+            return True
+        return self.back is not None and before.back is not None and abs(self.back - before.back) > SAME_TIME
 
     @property
     def words(self) -> str:

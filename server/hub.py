@@ -96,7 +96,7 @@ class Hub:
         self._arrivals += bool(availability) and not before
         if before.reason != availability.reason:
             self._notify()
-        return before.reason != availability.reason
+        return availability.tells_more_than(before)
 
     def _remind(self, session: SiteSession) -> None:
         """Repeat what a site may have missed while it was away."""

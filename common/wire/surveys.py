@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from fedwon.common.wire import fedwon_pb2 as pb
 
@@ -10,6 +11,10 @@ PARTS = ("train", "validation", "test")
 
 MOST = 2**53
 """More images than this are no count: a sum stays what the wire can carry, whatever sites say."""
+
+MOST_CLASSES = 10_000
+LONGEST_NAME = 200
+"""Of a site's classes: what goes beyond is left out, or cut short. The database and every page hold them."""
 
 Survey = Mapping[str, Mapping[str, int]]
 """How many images a site has: class name to part ("train", "validation", "test") to count."""
@@ -21,8 +26,9 @@ def survey_to_wire(survey: Survey) -> list[pb.ClassCount]:
 
 
 def survey_from_wire(rows: Iterable[pb.ClassCount]) -> dict[str, dict[str, int]]:
-    """Turn wire form into a survey."""
-    return {row.name: {part: getattr(row, part) for part in PARTS} for row in rows}
+    """Turn wire form into a survey, within `MOST_CLASSES` and `LONGEST_NAME`."""
+    within = islice(rows, MOST_CLASSES)
+    return {row.name[:LONGEST_NAME]: {part: getattr(row, part) for part in PARTS} for row in within}
 
 
 def summed(surveys: Iterable[Survey]) -> dict[str, dict[str, int]]:

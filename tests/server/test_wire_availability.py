@@ -169,6 +169,22 @@ async def test_news_are_read_no_faster_than_they_can_be_written_down(running):
         assert running.hub.sessions["a"].availability.reason == RESTING.reason
 
 
+@wired
+async def test_another_time_is_news_and_the_same_one_counted_anew_is_not(running):
+    sessions = await connected(running, "a")
+    await rest(running, sessions["a"])
+    session = running.hub.sessions["a"]
+    first = session.availability.back
+    assert not running.hub.attend(session, Availability(RESTING.reason, first + timedelta(seconds=1)))
+    assert running.hub.attend(session, Availability(RESTING.reason, None))
+    assert running.hub.attend(session, Availability(RESTING.reason, first))
+    later = pb.Availability(available=False, seconds=7200.0, reason=RESTING.reason)
+    await say(sessions["a"], later)
+    await until(lambda: running.hub.sessions["a"].availability.back > first + timedelta(minutes=30))
+    shown = f"{running.hub.sessions['a'].availability.back:%Y-%m-%dT%H:%M}"
+    await until(lambda: (report.sites(running.home.store)[0]["back"] or "").startswith(shown))
+
+
 def test_of_many_that_rest_a_line_names_a_few():
     sessions = {f"s{i:02}": SiteSession(f"s{i:02}", "one", {}, availability=Availability("rests")) for i in range(25)}
     assert resting(sessions).startswith("; s00 is not available (rests); s01 is")
