@@ -13,7 +13,7 @@ PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS)
 # A folder's time changes when a module comes or goes, which the strict editable install must hear of.
 PACKAGES := models common common/codec common/wire client server server/migrations/versions
 
-.PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs wire clean
+.PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs site wire clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -63,6 +63,9 @@ format: $(VENV)/.dev  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(VENV)/.dev  ## Make a site of docs/ in site/, which needs nothing from anywhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 docs: $(VENV)/.dev  ## Write docs/configuration.md anew from the configuration's classes
 	$(BIN)/python docs/generate.py > docs/configuration.md
 
@@ -70,5 +73,5 @@ wire: $(VENV)/.dev  ## Write the protobuf stubs anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m fedwon.common.wire.generate
 
 clean:  ## Remove the environment and everything made
-	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,7 +52,7 @@ class Availability:
         return cls.from_wire(hello.availability) if hello.HasField("availability") else cls()
 
     def tells_more_than(self, before: Availability) -> bool:
-        """Whether an operator should read something else now: another reason, or another time, give or take a minute."""
+        """Whether an operator should read something else now: another reason, or a time more than a minute away."""
         if self.reason != before.reason or (self.back is None) != (before.back is None):
             return True
         return self.back is not None and before.back is not None and abs(self.back - before.back) > SAME_TIME
