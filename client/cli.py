@@ -130,14 +130,17 @@ def start(
     ] = 60.0,
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""
-    from fedwon.client.data import survey
+    from fedwon.client.data import images_of, survey
+    from fedwon.client.limits import Limits
     from fedwon.client.link import Link
     from fedwon.client.precedence import stand_back
+    from fedwon.client.tasks import training_app
 
     keep_freed_memory()
     config = load(ClientConfig, folder / "client.yaml")
     stand_back(config.nice)
     survey(config.data, folder)  # wrong images are told at once, before anything is connected
+    limits = Limits(config.limits, folder / "journal", lambda: images_of(config.data, folder), config.batch_size)
     link = Link(
         config,
         folder,
@@ -145,6 +148,7 @@ def start(
         until_finished=until_finished,
         patience=patience,
         schedule=config.schedule,
+        load_app=lambda: limits.around(training_app()),
     )
     logs.bind(site=link.site)
     asyncio.run(_serve(link, config.server))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fedwon.client.limits import LimitsConfig
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 
@@ -64,3 +65,5 @@ class ClientConfig(SiteConfig, LinkConfig):
     """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
     schedule: ScheduleConfig = ScheduleConfig()
     """When this site may work."""
+    limits: LimitsConfig = LimitsConfig()
+    """What this site lets the server ask of it; a task beyond it is given back with the reason."""

@@ -58,6 +58,20 @@ def survey(data: DataConfig, base: Path) -> Survey:
     return Survey({name: {part: counts[part][name] if part in counts else 0 for part in PARTS} for name in names})
 
 
+def images_of(data: DataConfig, base: Path) -> tuple[int, int]:
+    """Return how many images a site has to train on and to validate with.
+
+    Args:
+        data: where they are.
+        base: the folder that relative paths start at.
+
+    Raises:
+        DataError: as `fedwon.client.listing.list_site` says.
+    """
+    found = survey(data, base)
+    return found.total("train"), found.total("validation")
+
+
 def open_site(data: DataConfig, task: TaskConfig, base: Path) -> SiteData:
     """List, agree on classes, split and decode a site's images; see `fedwon.client.opening`.
 

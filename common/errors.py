@@ -34,7 +34,8 @@
     │   ├── TaskFailed       63  a site could not do what it was asked
     │   ├── Stopped          64  the operator stopped the server in the middle of a run
     │   ├── OutOfMemory      65  a task that a site's memory does not suffice for
-    │   └── Unavailable      66  a site that may not work now, by its own schedule
+    │   ├── Unavailable      66  a site that may not work now, by its own schedule
+    │   └── BeyondLimits     67  a task that a site's own limits do not allow
     ├── MissingExtra         70  an optional package that is not installed
     └── Unhealthy            80  a server or client that does not run, or hangs
 
@@ -301,6 +302,13 @@ class Unavailable(RunError):
 
     code, slug = 66, "unavailable"
     default_hint = "`fedwon-server sites` shows until when; the site's people decide it in `schedule` of client.yaml."
+
+
+class BeyondLimits(RunError):
+    """A task that a site's own limits do not allow."""
+
+    code, slug = 67, "beyond-limits"
+    default_hint = "Ask for less in the run, or let the site's people change `limits` in its client.yaml."
 
 
 class MissingExtra(FedwonError):

@@ -1,0 +1,153 @@
+"""What a site lets the server ask of it, whatever the server asks: `limits` in client.yaml.
+
+The server proposes a run; the site's people decide what their box does and what leaves it. A task beyond the limits is
+given back with the reason, the site stays connected, and the server's operator reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message
+from pydantic import Field
+
+from fedwon.common.codec import codec_of
+from fedwon.common.config import Settings
+from fedwon.common.errors import BeyondLimits
+from fedwon.common.files import write_atomic
+from fedwon.common.methods import Normalization
+from fedwon.common.run_config import TaskConfig
+from fedwon.common.system_errors import storage_error
+
+DAY_SECONDS = 86_400.0
+TRAINED = "trained.json"
+"""File in the site's journal: when each task of the last day was begun."""
+
+App = Callable[[Message, Context], Message]
+
+
+class LimitsConfig(Settings):
+    """What this site lets the server ask of it; a task beyond it is given back with the reason."""
+
+    rounds_per_day: int | None = Field(default=None, ge=1)
+    """Rounds that this site trains in within any 24 hours; empty: as many as it is asked for."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over its images in a round; empty: any number."""
+    least_steps: int = Field(default=1, ge=1)
+    """Optimizer steps that an update is made of at least: one that is made of few shows more of the images in it."""
+    networks: tuple[str, ...] | None = None
+    """Networks that it trains (`run.model.name`); empty: any."""
+    normalizations: tuple[Normalization, ...] | None = None
+    """Normalizations that it trains with, `none` for that of `fedwon`; empty: any."""
+    codecs: tuple[str, ...] | None = None
+    """Codecs that its updates may go out in (`run.traffic.up`, such as `int8`); empty: any."""
+
+
+class Limits:
+    """The limits of one site.
+
+    Args:
+        config: client.yaml's `limits`.
+        journal: the site's journal, where rounds are counted over restarts.
+        images: counts the images that the site has to train on and to validate with; these may be among the former.
+        batch_size: the site's own, if it has one.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        journal: Path,
+        images: Callable[[], tuple[int, int]],
+        batch_size: int | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config, self._file, self._clock = config, journal / TRAINED, clock
+        self._images, self._batch_size = images, batch_size
+
+    def around(self, app: App) -> App:
+        """Return an app that does what `app` does, within the limits.
+
+        It raises BeyondLimits where a task is not, and what `app` raises.
+        """
+
+        def _limited(message: Message, context: Context) -> Message:
+            if message.metadata.message_type == "train":
+                self.check(message)
+            return app(message, context)
+
+        return _limited
+
+    def check(self, message: Message) -> None:
+        """Look whether a training task is within the limits, and count it.
+
+        Raises:
+            BeyondLimits: it is not.
+            TaskFailed, ConfigError: it is no task.
+            StorageError: the count of rounds cannot be kept.
+        """
+        from fedwon.client.app import read_task  # with torch, which an idle site has no use for
+
+        _, task = read_task(message)
+        _check_named("the network", task.model.name, self._config.networks)
+        _check_named("the normalization", task.normalization, self._config.normalizations)
+        _check_named("the codec", codec_of(message.content), self._config.codecs)
+        self._check_work(task)
+        self._count(message.metadata.message_id)
+
+    def _check_work(self, task: TaskConfig) -> None:
+        train, validation = self._images()
+        images = max(train if validation else int(train * (1 - task.images.validation_fraction)), 1)
+        images = min(images, task.images.max_train or images)
+        batch = self._batch_size or task.training.batch_size
+        steps = task.training.steps or task.training.epochs * math.ceil(images / batch)
+        if steps < self._config.least_steps:
+            raise BeyondLimits(
+                f"This site sends no update of fewer than {self._config.least_steps} steps (`limits.least_steps` in "
+                f"client.yaml); it was asked for {steps}, with batches of {batch} of {images} images."
+            )
+        epochs = task.training.epochs if task.training.steps is None else steps * batch / images
+        if self._config.epochs is not None and epochs > self._config.epochs:
+            raise BeyondLimits(
+                f"This site passes over its images {self._config.epochs:g} times a round at most (`limits.epochs` in "
+                f"client.yaml); it was asked for {epochs:g}."
+            )
+
+    def _count(self, task_id: str) -> None:
+        most, now = self._config.rounds_per_day, self._clock()
+        if most is None:
+            return
+        begun = {name: moment for name, moment in self._begun().items() if 0 <= now - moment < DAY_SECONDS}
+        if task_id in begun:  # it went on after a restart
+            return
+        if len(begun) >= most:
+            free = (min(begun.values()) + DAY_SECONDS - now) / 3600
+            raise BeyondLimits(
+                f"This site trains in {most} rounds a day at most (`limits.rounds_per_day` in client.yaml); the next "
+                f"one may be in {free:.1f} hours."
+            )
+        write_atomic(self._file, json.dumps({**begun, task_id: now}).encode())
+
+    def _begun(self) -> dict[str, float]:
+        """When each task of late was begun; a file that cannot be understood counts as empty."""
+        try:
+            content = json.loads(self._file.read_bytes())
+            return {str(name): float(moment) for name, moment in content.items()}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise storage_error(error, f"reading {self._file}") from None
+        except (ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _check_named(what: str, asked: str, allowed: tuple[str, ...] | None) -> None:
+    if allowed is not None and asked not in allowed:
+        raise BeyondLimits(
+            f"This site trains with {what} {', '.join(f'`{name}`' for name in allowed) or 'of no kind'} only "
+            f"(`limits` in client.yaml); it was asked for `{asked}`."
+        )

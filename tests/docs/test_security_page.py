@@ -1,0 +1,51 @@
+"""Every test that docs/security.md names against a threat is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def named() -> list[tuple[str, str]]:
+    """The file and the name within it, empty for all, of each test that the page names."""
+    found, file = [], ""
+    for span in re.findall(r"`((?:test_\w+\.py)?(?:::\w+)*)`", (ROOT / "docs" / "security.md").read_text()):
+        if span:
+            before, _, inside = span.partition("::")
+            file = before or file
+            found.append((file, inside))
+    return found
+
+
+@cache
+def names_in(path: Path) -> set[str]:
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        names.add(getattr(node, "name", ""))
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{inner.name}" for inner in node.body if hasattr(inner, "name")}
+    return names
+
+
+@pytest.mark.parametrize(("file", "inside"), sorted(set(named())))
+def test_a_named_test_is_there(file, inside):
+    assert file in TESTS, f"docs/security.md names {file}, which is not there"
+    assert not inside or inside in names_in(TESTS[file])
+
+
+def test_the_page_names_many():
+    assert len(named()) > 40
+
+
+def test_every_threat_has_a_control_and_a_test_or_says_later():
+    table = (ROOT / "docs" / "security.md").read_text().split("## Threats")[1].split("\n\n")[1]
+    for row in table.splitlines()[2:]:
+        _, threat, control, test, _ = re.split(r"(?<!\\)\|", row)
+        assert "`" in test or control.strip().startswith("later"), threat
