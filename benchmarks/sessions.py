@@ -216,9 +216,12 @@ def _percentiles(values: Sequence[float], name: str) -> dict[str, float]:
     return {f"{name}_p{rank}": float(np.percentile(values, rank)) for rank in (50, 99)} | {f"{name}_max": max(values)}
 
 
-def measure(counts: Sequence[int], idle: float, port: int, processes: int) -> dict[str, Any]:
-    """Measure for each number of sites in turn."""
-    found = []
+def measure(counts: Sequence[int], idle: float, port: int, processes: int, keep: Path) -> dict[str, Any]:
+    """Measure for each number of sites in turn; what is there is kept after each, for the next may not end."""
+    versions = {"python": platform.python_version(), "grpcio": grpc.__version__, "fedwon": VERSION}
+    where = {"processors": os.cpu_count(), "heartbeat_seconds": HEARTBEAT, "client_processes": processes}
+    found: list[dict[str, Any]] = []
+    result = {"date": time.strftime("%Y-%m-%d"), **versions, **where, "measured": found}
     with tempfile.TemporaryDirectory(prefix="fedwon-sessions-") as name:
         for count in counts:
             how = {"port": port, "processes": processes}
@@ -226,9 +229,8 @@ def measure(counts: Sequence[int], idle: float, port: int, processes: int) -> di
             row = {"sites": count, "steps": steps(Path(name), count, **how), **lives(Path(name), count, idle, **how)}
             found.append({**row, "took_seconds": time.monotonic() - began})
             sys.stderr.write(f"{count} sites: {found[-1]['took_seconds']:.0f} s\n")
-    versions = {"python": platform.python_version(), "grpcio": grpc.__version__, "fedwon": VERSION}
-    where = {"processors": os.cpu_count(), "heartbeat_seconds": HEARTBEAT, "client_processes": processes}
-    return {"date": time.strftime("%Y-%m-%d"), **versions, **where, "measured": found}
+            keep.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def main() -> None:
@@ -241,8 +243,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=RESULT)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    result = measure(options.sites, options.idle, options.port, options.processes)
-    options.keep.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = measure(options.sites, options.idle, options.port, options.processes, options.keep)
     print(json.dumps(result, indent=1) if options.json else page(result))
 
 
