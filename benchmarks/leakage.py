@@ -175,11 +175,12 @@ def _span(update: Mapping[str, Tensor], images: int) -> Tensor:
     return torch.linalg.svd(weight, full_matrices=False).Vh[:images]
 
 
-def _outside(features: Tensor, span: Tensor) -> Tensor:
-    """Mean share of the features' (N, F) length, without their mean, that lies outside a span."""
-    centred = features - features.mean(dim=1, keepdim=True)
-    inside = (centred @ span.T).norm(dim=1)
-    return (1 - inside / centred.norm(dim=1).clamp(min=1e-12)).mean()
+def _outside(features: Tensor, span: Tensor, *, standardized: bool) -> Tensor:
+    """Mean share of the features' (N, F) length outside a span; a standardized layer does not show their mean."""
+    if standardized:
+        features = features - features.mean(dim=1, keepdim=True)
+    inside = (features @ span.T).norm(dim=1)
+    return (1 - inside / features.norm(dim=1).clamp(min=1e-12)).mean()
 
 
 def invert(model: nn.Module, update: Mapping[str, Tensor], labels: Tensor, start: Tensor, steps: int) -> Tensor:
@@ -204,7 +205,11 @@ def invert(model: nn.Module, update: Mapping[str, Tensor], labels: Tensor, start
         loss = F.cross_entropy(model(guess), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         distance = _distance(dict(zip(parameters, gradients, strict=True)), update)
-        distance = distance + _outside(seen.pop().flatten(1), span) + SMOOTH * _variation(guess)
+        distance = (
+            distance
+            + _outside(seen.pop().flatten(1), span, standardized="fc1.linear.gain" in update)
+            + SMOOTH * _variation(guess)
+        )
         (guess.grad,) = torch.autograd.grad(distance, [guess])
         adam.step()
         falling.step()
