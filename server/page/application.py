@@ -13,8 +13,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from fedwon.common.errors import FedwonError
+from fedwon.server.page.actions import Actions
 from fedwon.server.page.guarding import Guard
 from fedwon.server.page.live import Announcer, Cached, Changes
+from fedwon.server.page.logins import Logins
 from fedwon.server.page.overview import overview
 from fedwon.server.page.pages import Pages
 from fedwon.server.page.rendering import HERE, Renderer, words
@@ -50,10 +52,12 @@ def make_application(home: Home, port: int, hurry: Callable[[], None], *, tls: b
     changes = Changes(home.store.path)
     announcer, renderer = Announcer(changes), Renderer(home.config.federation)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    logins = Logins(home.folder / "pki", tls=tls)
     Pages(home, renderer, Cached(lambda: overview(home), changes), announcer).add_to(app)
+    Actions(home, renderer, logins, hurry).add_to(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     _explain_errors(app, renderer)
-    guard = Guard(app, home.config.names, port, lambda headers: None, tls=tls)
+    guard = Guard(app, home.config.names, port, logins.login_of, tls=tls)
     return Application(guard, announcer, changes)
 
 

@@ -104,6 +104,7 @@ def _actions(store: Store, t: Texts, since: datetime) -> Iterator[str]:
 def action_in_words(t: Texts, action: str) -> str:
     """Return an action of the audit trail in the page's language, or as it stands there."""
     known = {
+        "server made": t.action_made,
         "token made": t.action_token,
         "site revoked": t.action_revoked,
         "run started": t.action_run_started,

@@ -18,9 +18,9 @@ APART = 14.0
 
 
 def floor_of(courses: Mapping[str, Course]) -> float:
-    """Return where the vertical axis begins, so that all curves of a page can be compared: a tenth below the lowest."""
+    """Return where the vertical axis begins: 0, 0.2 ... 0.8, below all curves, so that those of a page compare."""
     lowest = min((accuracy for course in courses.values() for _, accuracy in course), default=0.0)
-    return min(max(math.floor(lowest * 10 - 1e-9) / 10, 0.0), 0.9)
+    return min(max(math.floor(lowest * 5 - 1e-9) / 5, 0.0), 0.8)
 
 
 def spark(course: Course, label: str, floor: float) -> Markup:
@@ -41,17 +41,17 @@ def spark(course: Course, label: str, floor: float) -> Markup:
     return drawn + Markup('<circle class="end" cx="{}" cy="{}" r="2.5"></circle></svg>').format(_n(x), _n(y))
 
 
-def chart(courses: Mapping[str, Course], worst: str, label: str, rounds: int) -> Markup:
+def chart(courses: Mapping[str, Course], worst: str, label: str) -> Markup:
     """Draw the courses of all sites over the rounds of a run.
 
     Args:
         courses: accuracy by round, by site.
         worst: the site to stand out.
         label: what the drawing shows, for who cannot see it.
-        rounds: where the horizontal axis ends.
     """
     width, height = CHART
-    floor, span = floor_of(courses), (0, max(rounds, 1))
+    last = max(number for course in courses.values() for number, _ in course)
+    floor, span = floor_of(courses), (0, max(last, 1))
     box = (LEFT, TOP, width - LEFT - RIGHT, height - TOP - BOTTOM)
     drawn = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
     drawn += _axes(box, span, floor)
@@ -106,12 +106,12 @@ def _axes(box: tuple[int, int, int, int], span: tuple[int, int], floor: float) -
 
 
 def _labels(ends: list[tuple[float, str, bool]], box: tuple[int, int, int, int]) -> Markup:
-    """Name the curves at their ends, from the bottom up, as long as there is room."""
+    """Name the curves at their ends, from the top down, as long as there is room; the one that stands out always."""
     left, top, width, height = box
-    drawn, used = Markup(""), math.inf
-    for y, site, stands_out in sorted(ends, key=lambda end: (-end[0], end[1])):
-        place = min(y + 4, top + height + 4, used - APART)
-        if place < top and not stands_out:
+    drawn, used, lowest = Markup(""), -math.inf, top + height + 4
+    for y, site, stands_out in sorted(ends):
+        place = max(y + 4, used + APART)
+        if place > lowest and not stands_out:
             continue
         used = place
         short = site if len(site) <= 15 else f"{site[:14]}…"

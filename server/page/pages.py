@@ -72,6 +72,7 @@ class Pages:
             changes=changes(self._home.store, view, t),
             sparks={site.name: spark(site.course, _described(site, t), floor) for site in view.sites},
             connected=sum(site.state in {"connected", "resting"} for site in view.sites),
+            done=_done(request, t),
         )
 
     def site(self, request: Request, name: str) -> Response:
@@ -80,13 +81,13 @@ class Pages:
         site = view.site(name)
         if site is None:
             return self._renderer.message(request, t.not_found, t.not_found_hint, 404)
-        drawn = chart({name: site.course}, "", _described(site, t), site.course[-1][0]) if site.course else ""
+        drawn = chart({name: site.course}, "", _described(site, t)) if site.course else ""
         held = [part for part in PARTS if any(part in counts for counts in site.data.values())]
         run = view.run.id if view.run else ""
         kept = self._home.folder / "runs" / run / "quarantine"
-        return self._renderer.page(
-            request, "site", site=site, view=view, chart=drawn, parts_shown=held, quarantine=kept, place="overview"
-        )
+        shown = {"site": site, "view": view, "chart": drawn, "parts_shown": held, "quarantine": kept}
+        done = t.done_revoke.format(site=name) if request.query_params.get("done") == "revoke" else ""
+        return self._renderer.page(request, "site", place="overview", done=done, **shown)
 
     def run(self, request: Request, name: str) -> Response:
         """Show one run."""
@@ -101,7 +102,7 @@ class Pages:
             "run",
             run=run,
             now=view.at,
-            chart=chart(courses, worst, t.chart_label.format(worst=worst), run.rounds) if courses else "",
+            chart=chart(courses, worst, t.chart_label.format(worst=worst)) if courses else "",
             courses={site: dict(course) for site, course in sorted(courses.items())},
             numbers=_columns(courses),
             rounds=rounds_of(store, name),
@@ -122,6 +123,12 @@ class Pages:
         if self._announcer.full:
             return PlainTextResponse("Too many browsers listen.\n", 503)
         return StreamingResponse(self._announcer.events(), media_type="text/event-stream")
+
+
+def _done(request: Request, t: Texts) -> str:
+    """Say what the action did that led here."""
+    said = {"pause": t.done_pause, "resume": t.done_resume, "stop": t.done_stop}
+    return said.get(request.query_params.get("done", ""), "")
 
 
 def _described(site: SiteView, t: Texts) -> str:

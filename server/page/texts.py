@@ -135,6 +135,7 @@ class Texts:
     change_refusals: str
     change_action: str
     by: str
+    action_made: str
     action_token: str
     action_revoked: str
     action_run_started: str
@@ -180,6 +181,8 @@ class Texts:
     no_history: str
     # login and actions
     password: str
+    your_name: str
+    your_name_hint: str
     log_in_hint: str
     no_password: str
     wrong_password: str

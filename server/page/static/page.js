@@ -13,6 +13,7 @@
     }
   };
   times(document);
+  if (location.search.includes("done=")) history.replaceState(null, "", location.pathname);
   if (!where) return;
 
   // Where the reader is: what is open, what has the focus.
