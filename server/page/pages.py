@@ -15,6 +15,7 @@ from fedwon.server.page.changes import DAY, action_in_words, changes, image_note
 from fedwon.server.page.curves import chart, floor_of, spark
 from fedwon.server.page.headline import headline
 from fedwon.server.page.live import Announcer, Cached
+from fedwon.server.page.metrics import CONTENT_TYPE, exposition
 from fedwon.server.page.overview import (
     Course,
     Overview,
@@ -56,6 +57,7 @@ class Pages:
         app.get("/runs/{name}", response_model=None)(self.run)
         app.get("/history", response_model=None)(self.history)
         app.get("/live", response_model=None)(self.live)
+        app.get("/metrics", response_model=None)(self.metrics)
 
     def overview(self, request: Request) -> Response:
         """Show how everything is."""
@@ -117,6 +119,10 @@ class Pages:
         t = words(request)
         lines = [_line(row, t) for row in reversed(trail(self._home.store, last=HISTORY))]
         return self._renderer.page(request, "history", lines=lines, now=now())
+
+    def metrics(self) -> Response:
+        """Tell Prometheus how everything is."""
+        return Response(exposition(self._view.get, self._home.store), media_type=CONTENT_TYPE)
 
     async def live(self) -> Response:
         """Tell a browser of changes, as they come."""
