@@ -132,6 +132,7 @@ def start(
     """Connect to the server and take part in its runs, for ever."""
     from fedwon.client.data import survey
     from fedwon.client.link import Link
+    from fedwon.client.metrics import measured
     from fedwon.client.precedence import stand_back
 
     keep_freed_memory()
@@ -147,7 +148,8 @@ def start(
         schedule=config.schedule,
     )
     logs.bind(site=link.site)
-    asyncio.run(_serve(link, config.server))
+    with measured(config.metrics, folder, link.figures):
+        asyncio.run(_serve(link, config.server))
 
 
 async def _serve(link: Link, server: str) -> None:

@@ -50,10 +50,11 @@ def make_application(home: Home, port: int, hurry: Callable[[], None], *, tls: b
         tls: whether over TLS.
     """
     changes = Changes(home.store.path)
-    announcer, renderer = Announcer(changes), Renderer(home.config.federation)
+    view = Cached(lambda: overview(home), changes)
+    announcer, renderer = Announcer(changes, lambda: view.seconds), Renderer(home.config.federation)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     logins = Logins(home.folder / "pki", tls=tls)
-    Pages(home, renderer, Cached(lambda: overview(home), changes), announcer).add_to(app)
+    Pages(home, renderer, view, announcer).add_to(app)
     Actions(home, renderer, logins, hurry).add_to(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     _explain_errors(app, renderer)

@@ -21,6 +21,8 @@ LOOK_SECONDS = 0.5
 """How often the count is asked for while a browser listens."""
 STALE_SECONDS = 10.0
 """Times such as "3 min ago" are told anew so often at least."""
+SHARE = 10
+"""A page takes a tenth of one processor at most: looks are so many times as far apart as it takes to compute it."""
 MOST_LISTENERS = 64
 
 
@@ -71,6 +73,8 @@ class Cached(Generic[T]):
     def __init__(self, compute: Callable[[], T], changes: Changes) -> None:
         self._compute, self._changes, self._lock = compute, changes, threading.Lock()
         self._held: tuple[int, float, T] | None = None
+        self.seconds = 0.0
+        """What the last computation took."""
 
     def get(self) -> T:
         """Return the value; several threads that ask at once wait for one computation.
@@ -84,8 +88,10 @@ class Cached(Generic[T]):
                 seen, when, value = self._held
                 if seen == count and count >= 0 and time.monotonic() - when < STALE_SECONDS:
                     return value
+            began = time.monotonic()
             value = self._compute()
             self._held = (count, time.monotonic(), value)
+            self.seconds = time.monotonic() - began
             return value
 
 
@@ -94,10 +100,11 @@ class Announcer:
 
     Args:
         changes: what is looked at.
+        seconds: what it takes to compute the page: a federation of a thousand sites is told of more rarely.
     """
 
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
+    def __init__(self, changes: Changes, seconds: Callable[[], float] = lambda: 0.0) -> None:
+        self._changes, self._seconds = changes, seconds
         self._listeners = 0
         self.ended = False
 
@@ -114,7 +121,7 @@ class Announcer:
             yield f"retry: 2000\nevent: change\ndata: {seen}\n\n"
             told = time.monotonic()
             while not self.ended:
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(min(max(LOOK_SECONDS, SHARE * self._seconds()), STALE_SECONDS))
                 count, moment = await asyncio.to_thread(self._changes.count), time.monotonic()
                 if count != seen or moment - told > STALE_SECONDS:
                     seen, told = count, moment
