@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -87,7 +87,7 @@ class RunView:
         state: as `fedwon-server status` says it.
         committed: rounds on the disk.
         model: the newest model's file, from the server's folder.
-        accuracies: each site's newest, 0 to 1.
+        accuracies: the newest of each site that was not revoked, 0 to 1.
         wish: the operator's: "", "pause" or "stop".
     """
 
@@ -165,13 +165,15 @@ def overview(home: Home) -> Overview:
         StorageError: the database cannot be read.
     """
     rows = report.runs(home.store)
-    runs = tuple(_run(row) for row in rows)
+    known = report.sites(home.store)
+    revoked = {row["site"] for row in known if row["revoked"]}
+    runs = tuple(_run(row, revoked) for row in rows)
     newest, scores = (runs[0], rows[0]["scores"]) if runs else (None, {})
     courses = courses_of(home.store, newest.id) if newest else {}
     asked = _asked(home.store, newest) if newest else {}
     troubles = troubles_of(home.store, newest.id) if newest else ()
     views = []
-    for row in report.sites(home.store):
+    for row in known:
         name = row["site"]
         own = tuple(trouble for trouble in troubles if trouble.site == name)
         views.append(_site(row, scores.get(name), courses.get(name, ()), asked.get(name, ""), own))
@@ -184,8 +186,9 @@ def _worst_first(site: SiteView) -> tuple[bool, bool, float, str]:
     return site.state == "revoked", site.accuracy is None, site.accuracy or 0.0, site.name
 
 
-def _run(row: Mapping[str, Any]) -> RunView:
-    accuracies = {site: float(score["accuracy"]) for site, score in row["scores"].items() if score["examples"]}
+def _run(row: Mapping[str, Any], revoked: Collection[str]) -> RunView:
+    scores = {site: score for site, score in row["scores"].items() if score["examples"] and site not in revoked}
+    accuracies = {site: float(score["accuracy"]) for site, score in scores.items()}
     made, ended = _moment(row["made"]), _moment(row["ended"])
     return RunView(
         id=row["run"],

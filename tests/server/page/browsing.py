@@ -31,7 +31,7 @@ class Browser:
         self.hurried += 1
 
     def ask(self, method, path, *, content=None, headers=None, client=None) -> httpx.Response:
-        sent = {"accept": "text/html", **({"cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())})}
+        sent = {"accept": "text/html", "cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())}
         sent |= {"host": self.host, **(headers or {})}
         sent = {key: value for key, value in sent.items() if value}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
+from starlette.datastructures import Headers
 
 from fedwon.common.errors import ConfigError, KeyExposed
 from fedwon.server import wishes
@@ -12,7 +13,6 @@ from fedwon.server.page.logins import ATTEMPTS, IDLE_SECONDS, LONGEST_SECONDS, L
 from fedwon.server.page.password import NAME, set_password, verify
 from fedwon.server.runs import Run
 from fedwon.server.store import AuditRow, RunRow, Site, Token
-from starlette.datastructures import Headers
 from tests.server.page.browsing import ELSEWHERE, PASSWORD, Browser, enrol
 from tests.server.server_kit import CLASSES, rows, small_run
 

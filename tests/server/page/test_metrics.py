@@ -27,7 +27,7 @@ def read(reply):
     assert reply.status_code == 200
     families = {family.name: family for family in text_string_to_metric_families(reply.text)}
     return {
-        name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        name: {tuple(sample.labels[key] for key in sorted(sample.labels)): sample.value for sample in family.samples}
         for name, family in families.items()
     }
 
@@ -51,11 +51,11 @@ def test_the_figures(browser, federation):
     assert found["fedwon_site_state"]["a", "connected"] == 1
     assert found["fedwon_site_state"]["b", "never"] == 1
     assert sum(found["fedwon_site_state"].values()) == 2
-    assert found["fedwon_site_accuracy_ratio"] == {("a", "validation"): 0.75}
+    assert found["fedwon_site_accuracy_ratio"] == {("validation", "a"): 0.75}
     assert found["fedwon_site_images"] == {("a",): 7}
     assert found["fedwon_site_certificate_seconds"]["a",] == pytest.approx(864000, abs=9000)
     assert found["fedwon_site_tasks"] == {("a", "averaged"): 1, ("a", "refused"): 1}
-    assert found["fedwon_site_bytes"] == {("a", "down"): 150, ("a", "up"): 25}
+    assert found["fedwon_site_bytes"] == {("down", "a"): 150, ("up", "a"): 25}
     assert found["fedwon_site_work_seconds"] == {("a",): 4}
     assert found["fedwon_run_rounds_committed"] == {(federation.id,): 1}
     assert found["fedwon_run_state"][federation.id, "running"] == 1
@@ -65,7 +65,7 @@ def test_the_figures(browser, federation):
 def test_a_name_cannot_forge_a_figure(browser, home):
     enrol(home, HOSTILE, {"good": {"train": 5}})
     found = read(browser.get("/metrics"))
-    assert found["fedwon_info"] == {("0.1.0", "federation"): 1}
+    assert found["fedwon_info"] == {("federation", "0.1.0"): 1}
     assert found["fedwon_site_images"] == {(HOSTILE,): 5}
 
 

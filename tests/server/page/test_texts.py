@@ -30,7 +30,7 @@ def test_both_languages_fill_in_the_same(key):
 
 def test_the_japanese_texts_are_japanese():
     same = [key for key in KEYS if getattr(JAPANESE, key).isascii()]
-    assert set(same) == {"language", "of"}, same
+    assert set(same) == {"language", "of", "change_action"}, same
 
 
 @pytest.mark.parametrize(
