@@ -66,7 +66,7 @@ class ClientConfig(SiteConfig, LinkConfig):
     nice: int = Field(default=0, ge=0, le=19)
     """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
     metrics: str | None = Field(default=None, pattern=ADDRESS)
-    """Where `/metrics` of this box is served for Prometheus, such as `127.0.0.1:8473`; whoever reaches that may read it.
-    Empty: nowhere ([operation](operation.md#metrics))."""
+    """Where `/metrics` of this box is served for Prometheus, such as `127.0.0.1:8473`; whoever reaches that may read
+    it. Empty: nowhere ([operation](operation.md#metrics))."""
     schedule: ScheduleConfig = ScheduleConfig()
     """When this site may work."""

@@ -58,6 +58,7 @@ def test_nothing_is_served_unasked(tmp_path):
 
 def test_a_port_that_is_taken_is_a_warning(tmp_path, caplog):
     with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level(logging.WARNING):
-        with measured(f"127.0.0.1:{taken.getsockname()[1]}", tmp_path, lambda: STATE):
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with measured(address, tmp_path, lambda: STATE):
             pass
     assert "metrics cannot be served" in caplog.text

@@ -18,7 +18,7 @@ def test_every_answer_says_what_a_browser_must_not_do(browser):
         assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8472", "127.0.0.1:1", "localhost.evil.example:8472"])

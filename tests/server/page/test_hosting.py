@@ -1,4 +1,4 @@
-"""The page's own thread and port: served beside the sites, over TLS where others can reach it, and never a run's end."""
+"""The page's own thread and port: beside the sites, over TLS where others can reach it, and never a run's end."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_elsewhere_it_is_tls_with_the_servers_certificate_of_the_moment(home, mo
     trusted = ssl.create_default_context(cafile=str(home.folder / "pki" / "ca.pem"))
 
     def shown():
-        with socket.create_connection(("127.0.0.1", port)) as raw:
-            with trusted.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped:
-                return ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True))
+        raw = socket.create_connection(("127.0.0.1", port))
+        with trusted.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped:
+            return ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True))
 
     def look():
         reply = patient(lambda: httpx.get(f"https://127.0.0.1:{port}/", verify=trusted, timeout=PATIENCE))
