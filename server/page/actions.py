@@ -19,7 +19,7 @@ from fedwon.common.errors import ConfigError, LinkError, RunMissing
 from fedwon.server import wishes
 from fedwon.server.invitations import invite
 from fedwon.server.page.guarding import Login, visitor_of
-from fedwon.server.page.logins import Logins
+from fedwon.server.page.logins import Logins, plain_name
 from fedwon.server.page.password import is_set
 from fedwon.server.page.rendering import Renderer, words
 from fedwon.server.serving import Home
@@ -80,7 +80,8 @@ class Actions:
         found = self._logins.log_in(form.get("name", ""), form.get("password", ""), address)
         if isinstance(found, str):
             headers = {"Set-Cookie": self._logins.set_cookie(found)}
-            self._home.store.audit("page login", form.get("name", "")[:40], f"from {address}")
+            who = f"{plain_name(form.get('name', ''))} (page, {address})"
+            self._home.store.audit("page login", self._home.config.federation, actor=who)
             return RedirectResponse("/", 303, headers)
         if found is None:
             self._home.store.audit("refused: page login", address, "a wrong password")

