@@ -133,6 +133,7 @@ def start(
     from fedwon.client.data import images_of, survey
     from fedwon.client.limits import Limits
     from fedwon.client.link import Link
+    from fedwon.client.metrics import measured
     from fedwon.client.precedence import stand_back
     from fedwon.client.tasks import training_app
 
@@ -151,7 +152,8 @@ def start(
         load_app=lambda: limits.around(training_app()),
     )
     logs.bind(site=link.site)
-    asyncio.run(_serve(link, config.server))
+    with measured(config.metrics, folder, link.figures):
+        asyncio.run(_serve(link, config.server))
 
 
 async def _serve(link: Link, server: str) -> None:

@@ -10,6 +10,9 @@ from fedwon.client.limits import LimitsConfig
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 
+ADDRESS = r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
+"""`host:port`, or `[address]:port` for IPv6."""
+
 
 class DataConfig(Settings):
     """Where a site's images are."""
@@ -47,7 +50,7 @@ class SiteConfig(Settings):
 class LinkConfig(Settings):
     """How a client finds its server, whatever it is for: a site, or a relay, which is one to its parent."""
 
-    server: str = Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    server: str = Field(pattern=ADDRESS)
     """Address of the server, `host:port`."""
     memory_mb: int | None = Field(default=None, ge=64)
     """Megabytes of memory that the client may take; a task that needs more fails with a reason. Empty: what the
@@ -63,6 +66,9 @@ class ClientConfig(SiteConfig, LinkConfig):
 
     nice: int = Field(default=0, ge=0, le=19)
     """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
+    metrics: str | None = Field(default=None, pattern=ADDRESS)
+    """Where `/metrics` of this box is served for Prometheus, such as `127.0.0.1:8473`; whoever reaches that may read
+    it. Empty: nowhere ([operation](operation.md#metrics))."""
     schedule: ScheduleConfig = ScheduleConfig()
     """When this site may work."""
     limits: LimitsConfig = LimitsConfig()

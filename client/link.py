@@ -98,6 +98,7 @@ class Link:
         self._renewal = Renewal(folder)
         self._counted: Survey = {}
         self._finished = False
+        self._runner: TaskRunner | None = None
         self._server, self._liveness = config.server, Liveness()
 
     async def run(self) -> None:
@@ -114,11 +115,17 @@ class Link:
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb, load_app=self._load_app)
             runner.use(self._open)
+            self._runner = runner
             async with (
                 _beside(runner.run()),
                 _beside(self._attendance.watch(runner, lambda: self._judgement.standing)),
             ):
                 await self._stay_connected(runner)
+
+    def figures(self) -> dict[str, object]:
+        """Return what the box's own metrics tell; from any thread."""
+        beat = pb.Heartbeat() if self._runner is None else self._runner.heartbeat
+        return {**self._health(), "done": beat.done, "total": beat.total}
 
     def _health(self) -> dict[str, object]:
         where = {"site": self.site, "server": self._server, "connected": self._judgement.standing}

@@ -53,6 +53,10 @@ class Attempts:
         self._all = Bucket(in_all, clock)
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
+    def wait(self, address: str) -> float:
+        """Return the seconds until an attempt from this address is looked at, 0 if it is now; counts nothing."""
+        return max(self._bucket(_network(address)).wait(), self._all.wait())
+
     def failed(self, address: str) -> float:
         """Count a failed attempt.
 

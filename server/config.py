@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedwon.common.config import Settings
 from fedwon.common.run_config import Name, RunConfig
@@ -39,8 +39,16 @@ class ServerConfig(Settings):
     """How often a site says that it is there; after three silent intervals it counts as gone."""
     enrolment_limits: EnrolmentLimits = EnrolmentLimits()
     """Limits of the enrolment port."""
+    page: Address | None = "127.0.0.1:8472"
+    """Where the operator's page is served ([operation](operation.md)): for this machine only, or, on any other address,
+    over TLS and behind a login. `off`: not at all."""
     run: RunConfig = RunConfig()
     """What is trained, how, and by whom."""
+
+    @field_validator("page", mode="before")
+    @classmethod
+    def _off_is_none(cls, page: object) -> object:
+        return None if page is False else page  # YAML reads `off` as false
 
     def located(self, folder: Path) -> Self:
         """Return the same settings with the run's model file found from a folder."""

@@ -90,6 +90,7 @@ def _federate(
 ) -> tuple[Path, Evaluation]:
     """Run server and sites to the end of the run; return the global model and how it does at each site."""
     home = Home.create(folder / "server", _server_config(config))
+    typer.echo(f"watch it in a browser: http://{home.config.page}/")
     server = children.start("server", ["fedwon.server.cli", "start", "--dir", str(home.folder)])
     _join_all(home, domains, folder, children)
     for name in domains:
@@ -141,16 +142,18 @@ def _clear(folder: Path) -> None:
 
 
 def _server_config(config: RunConfig) -> ServerConfig:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in (first, second)]
+    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
+        ports = []
+        for probe in (first, second, third):
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
     return ServerConfig(
         federation="demo",
         listen=f"127.0.0.1:{ports[0]}",
         enrolment=f"127.0.0.1:{ports[1]}",
         names=("127.0.0.1", "localhost"),
         heartbeat_seconds=2.0,
+        page=f"127.0.0.1:{ports[2]}",
         run=config,
     )
 

@@ -95,6 +95,30 @@ class GrpcGrid(SiteGrid):
         if self._hub.halted:
             raise Stopped("The server was stopped while it waited for sites.")
 
+    def wait_for_sites_or_wish(self, minimum: int) -> None:
+        """Block until so many sites are connected and may work, or the operator wishes something of the run.
+
+        Raises:
+            Stopped: the server is stopped meanwhile.
+        """
+        asyncio.run_coroutine_threadsafe(self._hub.wait_for(minimum, heeding=True), self._loop).result()
+        if self._hub.halted:
+            raise Stopped("The server was stopped while it waited for sites.")
+
+    def wait_for_wish(self, wish: str) -> None:
+        """Block until the operator wishes something else than this.
+
+        Raises:
+            Stopped: the server is stopped meanwhile.
+        """
+        asyncio.run_coroutine_threadsafe(self._hub.wait_for_wish(wish), self._loop).result()
+        if self._hub.halted:
+            raise Stopped("The server was stopped while the run was paused.")
+
+    def heeded(self, wish: str) -> None:
+        """Hear what the operator wishes of the run, as the run has just read it."""
+        self._call(self._hub.wished, wish)
+
     def wait_for_arrival(self, seconds: float) -> bool:
         """Block until another site connects or may work again, or the time is over.
 

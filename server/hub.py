@@ -41,6 +41,8 @@ class Hub:
             that a task which is handed out again while its site is away is the same task.
         stopped: the server goes down.
         broken_off: the work in hand is not wanted any more.
+        wish: what the operator wishes of the run, as `fedwon.server.wishes` knows it.
+        hurried: set when somebody changed the database, and who watches it should look at once.
     """
 
     def __init__(self, heartbeat_seconds: float) -> None:
@@ -51,6 +53,8 @@ class Hub:
         self.spool: Path | None = None
         self.away_seconds: float | None = None
         self.stopped = self.broken_off = False
+        self.wish = ""
+        self.hurried = asyncio.Event()
         self._left: dict[str, float] = {}
         self._barred: dict[str, str] = {}
         self._arrivals = 0
@@ -135,21 +139,38 @@ class Hub:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait_for(self, minimum: int) -> None:
-        """Wait until so many sites are connected and may work, or the hub is stopped."""
+    def wished(self, wish: str) -> None:
+        """Take what the operator wishes of the run; who waits and heeds wishes hears of it."""
+        if wish != self.wish:
+            self.wish = wish
+            self._notify()
+
+    async def wait_for_wish(self, wish: str) -> None:
+        """Wait until the operator wishes something else than this, or the hub is stopped."""
+        self.wished(wish)
+        while not self.halted and self.wish == wish:
+            await self._changed.wait()
+
+    async def wait_for(self, minimum: int, *, heeding: bool = False) -> None:
+        """Wait until so many sites are connected and may work, or the hub is stopped.
+
+        Args:
+            minimum: sites.
+            heeding: wait no longer once the operator wishes something of the run.
+        """
         if len(self.available()) < minimum:
             logger.info(
                 "waiting for sites: %d of %d are connected%s", len(self.sessions), minimum, resting(self.sessions)
             )
-        while not self.halted and len(self.available()) < minimum:
+        while not self.halted and len(self.available()) < minimum and not (heeding and self.wish):
             await self._changed.wait()
 
     async def wait_for_arrival(self, seconds: float) -> None:
-        """Wait until a site comes that was away or might not work, the time is over, or the hub is stopped."""
+        """Wait until a site comes that was away or might not work, the time is over, or somebody stops it."""
         before = self._arrivals
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self.halted and self._arrivals == before:
+                while not self.halted and self._arrivals == before and self.wish != "stop":
                     await self._changed.wait()
 
     def stop(self) -> None:

@@ -16,7 +16,9 @@ PLACE = "{site}"
 """Stands for a site's name in the path of a file."""
 
 
-def invite(home: Home, names: Sequence[str], hours: float, *, unless_enrolled: bool = False) -> list[Invitation]:
+def invite(
+    home: Home, names: Sequence[str], hours: float, *, unless_enrolled: bool = False, actor: str | None = None
+) -> list[Invitation]:
     """Make a token for each site.
 
     Args:
@@ -24,6 +26,7 @@ def invite(home: Home, names: Sequence[str], hours: float, *, unless_enrolled: b
         names: of the sites; all are checked before the first token is made.
         hours: how long each token can be used.
         unless_enrolled: leave out sites that have enrolled already.
+        actor: who invites; without it, the user of this machine.
 
     Raises:
         ConfigError: a name cannot be a site's.
@@ -36,7 +39,7 @@ def invite(home: Home, names: Sequence[str], hours: float, *, unless_enrolled: b
             site=name,
             server=home.enrolment_address,
             fingerprint=mark,
-            token=sites.make_token(home.store, name, hours),
+            token=sites.make_token(home.store, name, hours, actor=actor),
         )
         for name in checked
         if name not in known

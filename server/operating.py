@@ -26,6 +26,7 @@ from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, 
 from fedwon.server.grid import GrpcGrid
 from fedwon.server.hub import Hub
 from fedwon.server.open_files import allow_open_files
+from fedwon.server.page.hosting import page_beside
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
 
@@ -177,7 +178,8 @@ def _taken(home: Home) -> PortInUse:
 async def _serve(home: Home, work: Callable[[Hub], Awaitable[T]], received: list[int], going_on: str) -> T:
     loop = asyncio.get_running_loop()
     allow_open_files()
-    async with notify.watched(), locked(home.lock, LOCK_SECONDS, _taken(home)), serving(home) as hub:
+    lock = locked(home.lock, LOCK_SECONDS, _taken(home))
+    async with notify.watched(), lock, serving(home) as hub, page_beside(home, hub):
 
         def _stop(number: int) -> None:
             notify.stopping()

@@ -54,6 +54,7 @@ def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
         "digest": last.digest if last else None,
         "made": _iso(row.made),
         "ended": _iso(row.ended),
+        "wish": row.wish if under_way else "",
         "waiting_for": sorted(task.site for task in open_tasks) if under_way else [],
         "scores": _scores(session, row.id),
     }

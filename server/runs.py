@@ -137,6 +137,17 @@ class Run(Bookkeeping):
         with self.store.session() as session:
             return session.get_one(RunRow, self.id).state
 
+    @property
+    def wish(self) -> str:
+        """What the operator wishes of the run: see `fedwon.server.wishes`."""
+        with self.store.session() as session:
+            return session.get_one(RunRow, self.id).wish
+
+    def grant(self) -> None:
+        """Note that the operator's wish was fulfilled: a run that is taken up again goes on."""
+        with self.together() as session:
+            session.get_one(RunRow, self.id).wish = ""
+
     def task(self, number: int) -> TaskConfig:
         """Return what sites are told in a round."""
         return TaskConfig.of(self.config, run=self.id, server_round=number, classes=self.classes)

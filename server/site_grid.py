@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from fedwon.common.arrays import Blob
 from fedwon.common.flower import Run as FlowerRun
 from fedwon.common.flower import make_run
 from fedwon.common.wire.surveys import Survey
+
+WISH_SECONDS = 0.5
+"""Where no server watches the database, a paused run looks so often whether it may go on."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,19 @@ class SiteGrid(Grid):
     @abstractmethod
     def wait_for_sites(self, minimum: int) -> None:
         """Block until so many sites are connected and may work."""
+
+    def wait_for_sites_or_wish(self, minimum: int) -> None:
+        """Block until so many sites are connected and may work, or the operator wishes something of the run."""
+        self.wait_for_sites(minimum)
+
+    def wait_for_wish(self, wish: str) -> None:
+        """Block for a while that the operator may wish something else than this."""
+        del wish
+        time.sleep(WISH_SECONDS)
+
+    def heeded(self, wish: str) -> None:
+        """Hear what the operator wishes of the run, as the run has just read it."""
+        del wish
 
     def resting(self) -> Mapping[str, str]:
         """Return why a site that is connected is not to be asked now, by the site's name."""

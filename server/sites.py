@@ -19,18 +19,20 @@ from fedwon.server.store import AuditRow, Site, Store, Token, now
 TOKEN_HOURS = 24.0
 
 
-def make_token(store: Store, site: str, hours: float = TOKEN_HOURS) -> str:
+def make_token(store: Store, site: str, hours: float = TOKEN_HOURS, *, actor: str | None = None) -> str:
     """Make a single-use token with which a site may join; only its hash is kept.
 
     Args:
         store: the server's database.
         site: the name that the site will have.
         hours: how long the token can be used.
+        actor: who makes it; without it, the user of this machine.
     """
     token = secrets.token_urlsafe(24)
     with store.session() as session:
         session.add(Token(digest=token_digest(token), site=site, expires=now() + timedelta(hours=hours)))
-        line = AuditRow(action="token made", subject=site, detail=f"valid for {hours:g} h", actor=operator())
+        who = actor or operator()
+        line = AuditRow(action="token made", subject=site, detail=f"valid for {hours:g} h", actor=who)
         session.add(line)
     return token
 

@@ -93,8 +93,14 @@ def given_for(store: Store, token: str) -> bytes | None:
         return session.scalars(query.order_by(CertificateRow.issued.desc())).first()
 
 
-def revoke(store: Store, site: str, reason: str = "") -> int:
+def revoke(store: Store, site: str, reason: str = "", *, actor: str | None = None) -> int:
     """Refuse a site from now on, with every certificate and every token that it was given up to now.
+
+    Args:
+        store: the server's database.
+        site: its name.
+        reason: why; the site is told.
+        actor: who does it; without it, the user of this machine.
 
     Returns:
         How many certificates were in use.
@@ -110,7 +116,7 @@ def revoke(store: Store, site: str, reason: str = "") -> int:
         held = update(CertificateRow).where(CertificateRow.site == site, CertificateRow.revoked.is_(None))
         count = session.execute(held.values(revoked=moment, reason=why)).rowcount  # type: ignore[attr-defined]
         session.execute(update(Token).where(Token.site == site, Token.expires > moment).values(expires=moment))
-        session.add(AuditRow(action="site revoked", subject=site, detail=why, actor=operator()))
+        session.add(AuditRow(action="site revoked", subject=site, detail=why, actor=actor or operator()))
     return int(count)
 
 

@@ -123,6 +123,7 @@ class RunRow(Base):
     reason: Mapped[str] = mapped_column(default="")
     made: Mapped[datetime] = mapped_column(default=now)
     ended: Mapped[datetime | None]
+    wish: Mapped[str] = mapped_column(default="", server_default=text("''"))  # the operator's: "pause", "stop"
 
 
 class RoundRow(Base):

@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.codec import PLAIN, TRAFFIC, named
 from fedwon.common.codec.coding import decode, encode
-from fedwon.common.errors import TooFewUpdates
+from fedwon.common.errors import Stopped, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.wire.surveys import Survey
@@ -31,6 +31,7 @@ from fedwon.server.events import RoundStarted
 from fedwon.server.naming import listed
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, node_id_of
+from fedwon.server.wishes import HELD, PAUSE, STOP
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class FedWon(FedAvg):
         """
         del grid
         settings, number = self.tracked.config.participation, self.done + server_round
+        self._heed()
         here = self._wait_for_sites(settings.minimum)
         self._started, self._reference = time.monotonic(), arrays
         self._content = RecordDict({"arrays": arrays, "config": self._told(number, config)})
@@ -133,8 +135,27 @@ class FedWon(FedAvg):
         """Return the sites that are there, once they are enough; a moment later there may be fewer, or none."""
         while len(here := self._grid.sites()) < minimum:  # one may leave again before it is counted
             with self.tracked.paused(f"it waits until {minimum} sites are connected and may work"):
-                self._grid.wait_for_sites(minimum)
+                self._grid.wait_for_sites_or_wish(minimum)
+            self._heed()
         return here
+
+    def _heed(self) -> None:
+        """Do at the border of a round what the operator wishes of the run: nothing, a pause, or its end.
+
+        Raises:
+            Stopped: its end; or the server was stopped during the pause.
+        """
+        self._grid.heeded(wish := self.tracked.wish)
+        if wish == PAUSE:
+            with self.tracked.paused(HELD):
+                while (wish := self.tracked.wish) == PAUSE:
+                    self._grid.wait_for_wish(wish)
+        self._stop_if(wish)
+
+    def _stop_if(self, wish: str) -> None:
+        if wish == STOP:
+            self.tracked.grant()
+            raise Stopped("An operator asked the run to stop at the end of its round.")
 
     def _ask(self, number: int, sites: Sequence[str]) -> None:
         """Make tasks of a round for these sites."""
@@ -213,6 +234,7 @@ class FedWon(FedAvg):
         with self.tracked.paused(reason):
             if not self._grid.wait_for_arrival(settings.pause_seconds):
                 raise TooFewUpdates(reason)
+        self._stop_if(self.tracked.wish)  # the round in hand may never end
         self.tracked.tell(RoundStarted(number, tuple(sorted({*self._sent, *self._newcomers()} - accepted.keys()))))
 
     def _commit(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from fedwon.common.errors import FedwonError, Revoked
 from fedwon.common.wire import fedwon_pb2 as pb
+from fedwon.server import wishes
 from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import LiveTrust, renew_server, server_is_due
 from fedwon.server.config import ServerConfig
@@ -28,10 +30,12 @@ class Watch:
         standing: which certificates count.
         trust: the authorities.
         refusals: where a session that is ended goes on record.
+        store: the server's database, with what the operator wishes of the run.
     """
 
-    def __init__(self, hub: Hub, standing: Standing, trust: LiveTrust, refusals: Refusals) -> None:
+    def __init__(self, hub: Hub, standing: Standing, trust: LiveTrust, refusals: Refusals, store: Store) -> None:
         self._hub, self._standing, self._trust, self._refusals = hub, standing, trust, refusals
+        self._store = store
         self._told = trust.get().bundle
 
     async def keep(self) -> None:
@@ -41,7 +45,13 @@ class Watch:
                 await self.look()
             except FedwonError as error:
                 logger.warning("revocations could not be looked up: %s", error.message)
-            await asyncio.sleep(self._hub.heartbeat_seconds / 2)
+            await self._pass()
+
+    async def _pass(self) -> None:
+        """Wait half a heartbeat, or until somebody in this process says that there is something new."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hub.hurried.wait(), self._hub.heartbeat_seconds / 2)
+        self._hub.hurried.clear()
 
     async def look(self) -> None:
         """Look once.
@@ -57,6 +67,7 @@ class Watch:
                 logger.warning("the session of site %s is ended: %s", session.site, text)
                 self._refusals.note("revoked certificate", session.site, f"its open session was ended; {text}")
                 session.expel(Revoked(text))
+        self._hub.wished(await asyncio.to_thread(wishes.current, self._store))
         self._tell_trust()
 
     def _tell_trust(self) -> None:

@@ -192,6 +192,7 @@ class Fleet:
         names: tuple[str, ...] = ("127.0.0.1",),
         host: str = "127.0.0.1",
         heartbeat: float = 0.5,
+        page: str | None = None,
     ) -> None:
         self.folder = folder
         self.processes: list[Process] = []
@@ -201,6 +202,7 @@ class Fleet:
             enrolment=f"127.0.0.1:{free_port()}",
             names=names,
             heartbeat_seconds=heartbeat,
+            page=page,
             run=run_config(changes),
         )
         self.home = Home.create(server or folder / "server", self.config)

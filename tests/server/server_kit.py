@@ -171,6 +171,7 @@ def make_home(folder: Path, *, heartbeat: float = 5.0, run: RunConfig | None = N
         enrolment=f"127.0.0.1:{enrolment}",
         names=("127.0.0.1",),
         heartbeat_seconds=heartbeat,
+        page=None,
         run=run or small_run(),
     )
     return Home.create(folder, config)

@@ -1,0 +1,149 @@
+"""What an operator can do on the page: log in, let the run pause, go on or stop, invite and revoke sites.
+
+Every action needs a login, a token in its form that belongs to that login, and leaves a line in the audit trail. One
+more action is one more method, its address in `add_to` and its form in a template.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl, quote
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from fedwon.common.errors import ConfigError, LinkError, RunMissing
+from fedwon.server import wishes
+from fedwon.server.invitations import invite
+from fedwon.server.page.guarding import Login, visitor_of
+from fedwon.server.page.logins import Logins, plain_name
+from fedwon.server.page.password import is_set
+from fedwon.server.page.rendering import Renderer, words
+from fedwon.server.serving import Home
+from fedwon.server.standing import revoke
+
+LARGEST_FORM = 8192
+HOURS = 24.0
+LONGEST_REASON = 200
+
+Form = Mapping[str, str]
+Act = Callable[[Request, Login, Form], Response]
+
+
+class Actions:
+    """What can be done.
+
+    Args:
+        home: the server, with a database connection of the page's own.
+        renderer: makes HTML.
+        logins: who may.
+        hurry: called after each action.
+    """
+
+    def __init__(self, home: Home, renderer: Renderer, logins: Logins, hurry: Callable[[], None]) -> None:
+        self._home, self._renderer, self._logins, self._hurry = home, renderer, logins, hurry
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the addresses of the actions."""
+        app.get("/login", response_model=None)(self.ask)
+        app.post("/login", response_model=None)(self.log_in)
+        for path, act in {
+            "/logout": self._log_out,
+            "/run/pause": self._wish(wishes.PAUSE, "pause"),
+            "/run/resume": self._wish(wishes.NOTHING, "resume"),
+            "/run/stop": self._wish(wishes.STOP, "stop"),
+            "/invite": self._invite,
+            "/sites/{name}/revoke": self._revoke,
+        }.items():
+            app.post(path, response_model=None)(self._guarded(act))
+
+    def ask(self, request: Request) -> Response:
+        """Ask for the password."""
+        return self._asked(request, "", 200)
+
+    def _asked(self, request: Request, trouble: str, status: int) -> Response:
+        pki, folder = self._home.folder / "pki", self._home.folder
+        command = f"fedwon-server page password --dir {folder}"
+        values = {"trouble": trouble, "has_password": is_set(pki), "command": command, "still": True}
+        return self._renderer.page(request, "login", status=status, **values)
+
+    async def log_in(self, request: Request) -> Response:
+        """Take the password."""
+        form = await _form(request)
+        return await run_in_threadpool(self._logged_in, request, form)
+
+    def _logged_in(self, request: Request, form: Form) -> Response:
+        t, address = words(request), visitor_of(request).address
+        found = self._logins.log_in(form.get("name", ""), form.get("password", ""), address)
+        if isinstance(found, str):
+            headers = {"Set-Cookie": self._logins.set_cookie(found)}
+            who = f"{plain_name(form.get('name', ''))} (page, {address})"
+            self._home.store.audit("page login", self._home.config.federation, actor=who)
+            return RedirectResponse("/", 303, headers)
+        if found is None:
+            self._home.store.audit("refused: page login", address, "a wrong password")
+            return self._asked(request, t.wrong_password, 403)
+        return self._asked(request, t.too_many.format(seconds=round(found) + 1), 429)
+
+    def _guarded(self, act: Act) -> Callable[[Request], object]:
+        """Let an action be done only by who is logged in and has the form from this page."""
+
+        async def _done(request: Request) -> Response:
+            login, form, t = visitor_of(request).login, await _form(request), words(request)
+            if login is None:
+                return RedirectResponse("/login", 303)
+            if not hmac.compare_digest(form.get("csrf", "").encode(), login.csrf.encode()):
+                return self._renderer.message(request, t.expired_form, "", 403)
+            reply = await run_in_threadpool(act, request, login, form)
+            self._hurry()
+            return reply
+
+        return _done
+
+    def _log_out(self, request: Request, login: Login, form: Form) -> Response:
+        del login, form
+        self._logins.log_out(request.headers)
+        return RedirectResponse("/", 303, {"Set-Cookie": self._logins.set_cookie("")})
+
+    def _wish(self, wish: str, done: str) -> Act:
+        def _act(request: Request, login: Login, form: Form) -> Response:
+            del form
+            try:
+                wishes.make(self._home.store, wish, actor=login.name)
+            except RunMissing as error:
+                return self._renderer.message(request, error.message, error.hint, 409)
+            return RedirectResponse(f"/?done={done}", 303)
+
+        return _act
+
+    def _invite(self, request: Request, login: Login, form: Form) -> Response:
+        try:
+            [invitation] = invite(self._home, [form.get("site", "").strip()], HOURS, actor=login.name)
+        except ConfigError as error:
+            return self._renderer.message(request, error.message, error.hint, 400)
+        values = {"site": invitation.site, "line": invitation.line, "hours": f"{HOURS:g}"}
+        return self._renderer.page(request, "invited", still=True, **values)
+
+    def _revoke(self, request: Request, login: Login, form: Form) -> Response:
+        name = str(request.path_params["name"])
+        try:
+            revoke(self._home.store, name, form.get("reason", "").strip()[:LONGEST_REASON], actor=login.name)
+        except LinkError as error:
+            return self._renderer.message(request, error.message, error.hint, 404)
+        return RedirectResponse(f"/sites/{quote(name, safe='')}?done=revoke", 303)
+
+
+async def _form(request: Request) -> Form:
+    """Read a form; one that is longer than any of ours, or no form, is empty, and so has no token."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_FORM:
+            return {}
+    try:
+        return dict(parse_qsl(bytes(body).decode(), max_num_fields=20))
+    except ValueError:
+        return {}
