@@ -34,7 +34,8 @@
     │   ├── TaskFailed       63  a site could not do what it was asked
     │   ├── Stopped          64  the operator stopped the server in the middle of a run
     │   ├── OutOfMemory      65  a task that a site's memory does not suffice for
-    │   └── Unavailable      66  a site that may not work now, by its own schedule
+    │   ├── Unavailable      66  a site that may not work now, by its own schedule
+    │   └── NotReleasable    69  a refused update that cannot count after all
     ├── MissingExtra         70  an optional package that is not installed
     └── Unhealthy            80  a server or client that does not run, or hangs
 
@@ -301,6 +302,13 @@ class Unavailable(RunError):
 
     code, slug = 66, "unavailable"
     default_hint = "`fedwon-server sites` shows until when; the site's people decide it in `schedule` of client.yaml."
+
+
+class NotReleasable(RunError):
+    """A refused update that cannot count after all."""
+
+    code, slug = 69, "not-releasable"
+    default_hint = "`fedwon-server quarantine list` shows the refused updates, and why each was refused."
 
 
 class MissingExtra(FedwonError):

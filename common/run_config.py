@@ -52,6 +52,41 @@ class ParticipationConfig(Settings):
     the sites that came meanwhile. Empty: no pause, the server ends with an error, and `--resume` goes on."""
 
 
+class AdmissionConfig(Settings):
+    """What an update must be before it may touch the global model; docs/admission.md says what each rule is for.
+
+    Names, shapes and element types of its tensors, and its numbers, are always looked at. An update that breaks a rule
+    is kept in quarantine with the reason, and the round goes on without it.
+    """
+
+    finite: bool = True
+    """Refuse tensors with numbers that are not finite. Off only to see what such an update does."""
+    surveyed: bool = True
+    """Refuse an update that declares more training images than its site says it has."""
+    most_examples: int | None = Field(default=None, ge=1)
+    """Training images that any update may declare; empty: no limit but the others."""
+    count_growth: float | None = Field(default=10.0, gt=1)
+    """Refuse an update that declares more than so many times the images that its site declared in the rounds before;
+    empty: off."""
+    norm: float | None = Field(default=10.0, gt=1)
+    """Refuse an update that moves the model more than so many times as far as the median update, of all sites, in this
+    round and those of `window`, and the square root of its share of images more; from three sites on. Empty: off."""
+    own_norm: float | None = Field(default=20.0, gt=1)
+    """Refuse an update that moves the model more than so many times as far as the site's own median update of the
+    rounds of `window`; from three of them on. Empty: off."""
+    cosine: float | None = Field(default=-0.3, ge=-1, lt=1)
+    """Refuse an update whose direction has a lower cosine to the mean direction of the round's others; empty: off."""
+    cosine_sites: int = Field(default=5, ge=3)
+    """Updates of one round from which on directions are compared."""
+    replays: bool = True
+    """Refuse an update with the very bits of one that the site sent in an earlier round."""
+    window: int = Field(default=5, ge=1)
+    """Rounds before this one that counts and norms are compared with."""
+    suspend_after: int | None = Field(default=None, ge=1)
+    """Suspend a site after so many refused updates without one that counted between them; empty: only an operator
+    suspends sites."""
+
+
 class AggregationConfig(Settings):
     """How updates become the next global model."""
 
@@ -118,6 +153,8 @@ class RunConfig(Settings):
     """Local training."""
     participation: ParticipationConfig = ParticipationConfig()
     """Site choice, quorum and deadline."""
+    admission: AdmissionConfig = AdmissionConfig()
+    """Which updates count."""
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
     traffic: TrafficConfig = TrafficConfig()

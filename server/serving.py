@@ -167,7 +167,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     health_pb2_grpc.add_HealthServicer_to_server(outsiders, enrolment)
     sites.disconnected(home.store)
     availability.forget(home.store)
-    watch = Watch(hub, service.standing, trust, service.refusals)
+    watch = Watch(hub, service.standing, trust, service.refusals, home.store)
     await watch.look()
     await federation.start()
     await enrolment.start()

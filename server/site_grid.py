@@ -88,6 +88,10 @@ class SiteGrid(Grid):
     def wait_for_sites(self, minimum: int) -> None:
         """Block until so many sites are connected and may work."""
 
+    def suspend(self, sites: Mapping[str, str]) -> None:
+        """Hear which sites are not to be asked or waited for, each with the reason; of others no longer."""
+        del sites
+
     def resting(self) -> Mapping[str, str]:
         """Return why a site that is connected is not to be asked now, by the site's name."""
         return {}
