@@ -100,7 +100,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _refuse_counts(metrics: Mapping[str, float]) -> str | None:
-    counts = {key: value for key, value in metrics.items() if key.endswith(("-examples", "-correct"))}
+    counts = {key: value for key, value in metrics.items() if key.endswith(("-examples", "-correct", BEHIND))}
     odd = [key for key, value in counts.items() if not 0 <= value <= MOST_COUNTED or value != int(value)]
     if odd:
         return f"{', '.join(odd)} is no count"

@@ -133,17 +133,17 @@ class Answers:
         """Return what counts of an answer, or the reason why it is refused."""
         name, metrics = task.metadata.message_id, metrics_of(content)
         if len(content.array_records) != 1:
-            self._grid.discount(name)
-            return "the answer does not hold one record of arrays"
+            reason = "the answer does not hold one record of arrays"
+            self._refuse(site, task, Refusal("broken", reason), metrics, None)
+            return reason
         arrived, model = next(iter(content.array_records.values())), next(iter(task.content.array_records.values()))
         try:
             if (too_much := refuse_size(arrived, model)) is not None:
                 raise BrokenFile(too_much)
             record = self._stored(name, _decoded(arrived, content, task.content))
         except BrokenFile as error:
-            self._grid.discount(name)
-            if isinstance(arrived, StoredRecord):
-                self._hold(site, task, Refusal("broken", error.message), metrics, arrived)
+            kept = arrived if isinstance(arrived, StoredRecord) else None
+            self._refuse(site, task, Refusal("broken", error.message), metrics, kept)
             return error.message
         if isinstance(arrived, StoredRecord) and arrived.blob.path != record.blob.path:
             with suppress(OSError):  # it was unpacked for this moment, and may be as large as the update
@@ -174,15 +174,12 @@ class Answers:
         return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier)
 
     def _refuse(
-        self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord
+        self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord | None
     ) -> None:
-        self._grid.discount(task.metadata.message_id)
-        self._hold(site, task, refusal, metrics, record)
-
-    def _hold(
-        self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord
-    ) -> None:
-        hold(self._run, task.metadata.message_id, site, round_of(task), refusal, metrics, record.blob.path)
+        """Keep an update in quarantine; it counts neither towards the quorum nor in the average."""
+        name, path = task.metadata.message_id, None if record is None else record.blob.path
+        self._grid.discount(name)
+        hold(self._run, name, site, round_of(task), refusal, metrics, path)
         suspend_repeated(self._run.store, self._run.id, site, self._rules.suspend_after)
 
     def compare(self, number: int, asked: Mapping[str, Message], accepted: dict[str, Accepted]) -> dict[str, Missing]:

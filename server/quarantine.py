@@ -26,7 +26,7 @@ SHOWN = 5
 """Tensors that are shown, those that changed most."""
 
 
-def hold(run: Run, task: str, site: str, number: int, refusal: Refusal, metrics: Mapping[str, Any], path: Path) -> None:  # noqa: PLR0917  # what is known of it
+def hold(run: Run, task: str, site: str, number: int, refusal: Refusal, metrics: Mapping[str, Any], path: Path | None) -> None:  # noqa: PLR0917  # what is known of it
     """Keep a refused update, and write down why.
 
     Args:
@@ -36,17 +36,18 @@ def hold(run: Run, task: str, site: str, number: int, refusal: Refusal, metrics:
         number: the round that it was asked for in.
         refusal: why it does not count.
         metrics: its numbers.
-        path: its file.
+        path: its file; None where nothing of it was written.
 
     Raises:
         StorageError: it cannot be moved, or not be noted.
     """
-    kept = run.quarantined(path)
-    digest = ""
-    with suppress(FedwonError):  # a broken file has none
-        digest = open_record(kept).blob.digest
+    kept, digest = (None, "") if path is None else (run.quarantined(path), "")
+    if kept is not None:
+        with suppress(FedwonError):  # a broken file has none
+            digest = open_record(kept).blob.digest
+    file = "" if kept is None else kept.name
     numbers = {key[:64]: value for key, value in list(metrics.items())[:64] if _plain(value)}
-    row = QuarantineRow(task=task, run=run.id, round=number, site=site, file=kept.name, digest=digest, metrics=numbers)
+    row = QuarantineRow(task=task, run=run.id, round=number, site=site, file=file, digest=digest, metrics=numbers)
     row.rule, row.reason, row.state = refusal.rule, refusal.reason, HELD
     with run.store.session() as session:
         session.merge(row)
@@ -86,7 +87,7 @@ def _described(row: QuarantineRow, root: Path) -> dict[str, Any]:
         "reason": row.reason,
         "state": row.state,
         "at": row.at.isoformat(timespec="seconds"),
-        "file": str(path) if path.exists() else None,
+        "file": str(path) if path.is_file() else None,
     }
 
 
@@ -158,7 +159,7 @@ def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
     run = Run.open(store, root, row.run)
     if run.state == "finished":
         raise NotReleasable(f"Run {row.run} has finished: there is no next round in which {row.task} could count.")
-    if not _path(row, root).exists():
+    if not _path(row, root).is_file():
         raise NotReleasable(f"The file of {row.task} is not kept any more (`run.retention.refused`).")
     try:
         run.model(row.round - 1)
