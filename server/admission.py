@@ -38,7 +38,7 @@ BEHIND = "sites-behind"
 
 Rule = Literal[
     "broken", "size", "numbers", "examples", "growth", "tensors", "finite", "replay", "norm", "own_norm", "cosine",
-    "suspended",
+    "suspended", "relay",
 ]  # fmt: skip
 """What an update was refused by."""
 
@@ -152,6 +152,16 @@ def refuse_growth(declared: float, past: Sequence[Past], most: float) -> str | N
     )
 
 
+def refuse_relay(behind: float, rule: str) -> str | None:
+    """Look at whether the update is one site's own, where the rule by which updates are put together tells sites apart."""
+    if behind <= 1:
+        return None
+    return (
+        f"it is the mean of {behind:.0f} sites behind a relay, in which a hostile one cannot be told any more: "
+        f"`run.aggregation.rule: {rule}` needs each site's own update"
+    )
+
+
 def refuse_replay(digest: str, earlier: int | None) -> str | None:
     """Look at whether the update is new; `earlier`: the round in which the site sent the very same, None if in none."""
     return None if earlier is None else f"it has the bits of the site's update of round {earlier} ({digest[:12]})"
@@ -228,6 +238,7 @@ class Landed:
         survey: training and validation images that the site reported when it connected; None if it did not.
         past: the site's own updates of the rounds before.
         earlier: the earlier round in which the site sent these very bits; None if it did in none.
+        alone: the rule of `run.aggregation` that tells sites apart; "" where it does not.
     """
 
     update: StoredRecord
@@ -235,6 +246,7 @@ class Landed:
     survey: int | None = None
     past: Sequence[Past] = ()
     earlier: int | None = None
+    alone: str = ""
 
 
 def refuse(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig = AdmissionConfig()) -> Refusal | None:
@@ -253,6 +265,8 @@ def refuse(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig = Admi
 
 def _looks(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig) -> Iterator[tuple[Rule, str | None]]:
     yield "numbers", refuse_metrics(landed.metrics)
+    if landed.alone:
+        yield "relay", refuse_relay(landed.metrics.get(BEHIND, 1), landed.alone)
     declared = float(landed.metrics["num-examples"])
     yield "examples", refuse_examples(declared, landed.survey if rules.surveyed else None, rules.most_examples)
     if rules.count_growth is not None and landed.metrics.get(BEHIND, 1) <= 1:  # behind a relay, sites come and go

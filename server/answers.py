@@ -171,7 +171,9 @@ class Answers:
         known = self._track_record
         looks = self._rules.replays and len(record) > 0  # of a method that shares nothing, all updates are alike
         earlier = known.earlier(site, record.blob.digest, round_of(task)) if looks else None
-        return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier)
+        rules = self._run.config.aggregation
+        alone = rules.rule if rules.needs_single_sites else ""
+        return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier, alone)
 
     def _refuse(
         self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord | None

@@ -20,7 +20,7 @@ from fedwon.server.outliers import start_of
 from fedwon.server.runs import Run
 from fedwon.server.store import AuditRow, Store
 
-NEVER: Sequence[Rule] = ("broken", "size", "numbers", "tensors", "finite")
+NEVER: Sequence[Rule] = ("broken", "size", "numbers", "tensors", "finite", "relay")
 """Rules without which there is nothing to average: what they refuse cannot be let out."""
 SHOWN = 5
 """Tensors that are shown, those that changed most."""

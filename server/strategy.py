@@ -25,10 +25,10 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.wire.surveys import Survey
 from fedwon.models import local_names
-from fedwon.server.aggregation import average
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
 from fedwon.server.naming import listed
+from fedwon.server.robust import aggregate
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, node_id_of
 from fedwon.server.suspension import suspended
@@ -235,7 +235,7 @@ class FedWon(FedAvg):
         settings, counting = self.tracked.config.aggregation, [accepted[key] for key in sorted(accepted)]
         updates, sites = [one.update for one in counting], sorted({one.update.site for one in counting})
         types = {name: array.dtype for name, array in self._reference.items()}
-        averaged = average(updates, settings.weights, settings.weight_cap, settings.staleness, element_types=types)
+        averaged = aggregate(updates, [one.start for one in counting], settings, types)
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
