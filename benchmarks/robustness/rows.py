@@ -32,7 +32,7 @@ from fedwon.server.store import Store
 DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 TRAIN, TEST = 125, 40
 """Images of each site; a fifth of the first is its validation part."""
-ROUNDS = 12
+ROUNDS = 8
 METHODS = ("fedwon", "fedavg")
 SCALES = ((10, 1), (10, 3), (20, 2), (20, 4))
 """Sites, and how many of them are hostile."""
