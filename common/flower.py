@@ -1,8 +1,8 @@
 """The one file that touches what Flower does not publish.
 
 Flower's `Grid` names `Run` in its signatures, and a `Message` reads the process-wide `TaskIdentity`; neither is public
-in flwr 1.41. The functions of its robust strategies stand in their modules and not in the package. Everything else in fedwon uses `flwr.app`, `flwr.serverapp` and `flwr.clientapp`. A test fails clearly
-when Flower moves one of these.
+in flwr 1.41. The functions of its robust strategies stand in their modules and not in the package. Everything else in
+fedwon uses `flwr.app`, `flwr.serverapp` and `flwr.clientapp`. A test fails clearly when Flower moves one of these.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def trimmed_mean(rows: NDArray[Any], share: float) -> NDArray[Any]:
 
 
 def closest_mean(rows: NDArray[Any], reference: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return the mean of the `count` values of each column that are closest to a reference: that of Flower's `Bulyan`."""
+    """Return the mean of the `count` values of each column closest to a reference: that of Flower's `Bulyan`."""
     from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 
     found: NDArray[Any] = aggregate_n_closest_weights([reference], [[row] for row in rows], count)[0]

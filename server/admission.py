@@ -153,7 +153,7 @@ def refuse_growth(declared: float, past: Sequence[Past], most: float) -> str | N
 
 
 def refuse_relay(behind: float, rule: str) -> str | None:
-    """Look at whether the update is one site's own, where the rule by which updates are put together tells sites apart."""
+    """Look at whether the update is one site's own, where the rule that puts updates together tells sites apart."""
     if behind <= 1:
         return None
     return (
@@ -249,7 +249,10 @@ class Landed:
     alone: str = ""
 
 
-def refuse(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig = AdmissionConfig()) -> Refusal | None:
+DEFAULTS = AdmissionConfig()
+
+
+def refuse(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig = DEFAULTS) -> Refusal | None:
     """Apply the rules to an update; return the first that it breaks, or None.
 
     Args:

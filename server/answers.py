@@ -138,8 +138,6 @@ class Answers:
             return reason
         arrived, model = next(iter(content.array_records.values())), next(iter(task.content.array_records.values()))
         try:
-            if (too_much := refuse_size(arrived, model)) is not None:
-                raise BrokenFile(too_much)
             record = self._stored(name, _decoded(arrived, content, task.content))
         except BrokenFile as error:
             kept = arrived if isinstance(arrived, StoredRecord) else None
@@ -181,7 +179,7 @@ class Answers:
         """Keep an update in quarantine; it counts neither towards the quorum nor in the average."""
         name, path = task.metadata.message_id, None if record is None else record.blob.path
         self._grid.discount(name)
-        hold(self._run, name, site, round_of(task), refusal, metrics, path)
+        hold(self._run, refusal, task=name, site=site, number=round_of(task), metrics=metrics, path=path)
         suspend_repeated(self._run.store, self._run.id, site, self._rules.suspend_after)
 
     def compare(self, number: int, asked: Mapping[str, Message], accepted: dict[str, Accepted]) -> dict[str, Missing]:
@@ -196,7 +194,9 @@ class Answers:
             Why each of those does not count, by site.
         """
         out = suspended(self._run.store)
-        refused = {site: Refusal("suspended", f"the site is suspended: {out[site]}") for site in accepted if site in out}
+        refused = {
+            site: Refusal("suspended", f"the site is suspended: {out[site]}") for site in accepted if site in out
+        }
         candidates = [
             Candidate(site, one.update.examples, Change(one.update.record, one.start), one.norm)
             for site, one in sorted(accepted.items())
@@ -278,8 +278,10 @@ def _decoded(arrived: ArrayRecord, content: RecordDict, asked: RecordDict) -> Ar
     """Return the update that an answer is about, however it was written.
 
     Raises:
-        BrokenFile: it is not what its codec writes; also later, when its tensors are asked for.
+        BrokenFile: it is larger than any update can be, or is not what its codec writes; also later, when its tensors
+            are asked for.
     """
-    if codec_of(content) == PLAIN:
-        return arrived
-    return decode(arrived, next(iter(asked.array_records.values())))
+    model = next(iter(asked.array_records.values()))
+    if (too_much := refuse_size(arrived, model)) is not None:
+        raise BrokenFile(too_much)
+    return arrived if codec_of(content) == PLAIN else decode(arrived, model)

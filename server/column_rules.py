@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from fedwon.common import flower
@@ -43,7 +43,6 @@ def closest_to_median(hostile: int) -> ByColumn:
     Args:
         hostile: twice as many values are left out.
     """
-
     return lambda block: flower.closest_mean(block, np.median(block, axis=0), len(block) - 2 * hostile)
 
 

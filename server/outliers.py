@@ -19,6 +19,8 @@ from fedwon.server.differences import Change, cosines
 
 FEWEST_SITES = 3
 """Of fewer, nobody can tell which one is the odd one out."""
+MOST_FOR_IMAGES = 10.0
+"""So many times the limit is granted at most to a site that declares more images than others."""
 FEWEST_ROUNDS = 3
 """Of fewer of its own updates, a site's usual norm is not known."""
 
@@ -43,20 +45,25 @@ class Candidate:
 def refuse_norm(one: Candidate, reference: Sequence[Past], most: float) -> str | None:
     """Look at how far an update moves the model beside all the others.
 
-    A site with more images takes more steps and moves further: the limit grows with the square root of its share.
+    A site with more images takes more steps and moves further: the limit grows with the square root of its share, up to
+    ten times.
 
     Args:
         one: the update.
         reference: this round's updates and those of the rounds before, its own among them.
         most: so many times the median are allowed.
     """
-    measured = [(past.norm, past.examples, past.site) for past in reference if past.norm is not None and past.norm == past.norm]
+    measured = [
+        (past.norm, past.examples, past.site)
+        for past in reference
+        if past.norm is not None and not math.isnan(past.norm)
+    ]
     sites = {site for _, _, site in measured}
     if len(sites) < FEWEST_SITES:
         return None
     usual = statistics.median(norm for norm, _, _ in measured)
     share = one.examples / statistics.median(examples for _, examples, _ in measured)
-    limit = most * usual * max(1.0, math.sqrt(share))
+    limit = most * usual * min(max(1.0, math.sqrt(share)), MOST_FOR_IMAGES)
     if not usual or one.norm <= limit:
         return None
     return (

@@ -26,15 +26,17 @@ SHOWN = 5
 """Tensors that are shown, those that changed most."""
 
 
-def hold(run: Run, task: str, site: str, number: int, refusal: Refusal, metrics: Mapping[str, Any], path: Path | None) -> None:  # noqa: PLR0917  # what is known of it
+def hold(
+    run: Run, refusal: Refusal, *, task: str, site: str, number: int, metrics: Mapping[str, Any], path: Path | None
+) -> None:
     """Keep a refused update, and write down why.
 
     Args:
         run: the run.
+        refusal: why it does not count.
         task: the task that it answers.
         site: whose it is.
         number: the round that it was asked for in.
-        refusal: why it does not count.
         metrics: its numbers.
         path: its file; None where nothing of it was written.
 

@@ -43,7 +43,9 @@ def aggregate(
     return _RULES[rules.rule]([update for update, _ in pairs], [start for _, start in pairs], rules, types)
 
 
-def _mean(updates: Sequence[Update], starts: Sequence[ArrayRecord], rules: AggregationConfig, types: Types) -> ArrayRecord:
+def _mean(
+    updates: Sequence[Update], starts: Sequence[ArrayRecord], rules: AggregationConfig, types: Types
+) -> ArrayRecord:
     del starts
     return mean(updates, rules.weights, rules.weight_cap, rules.staleness, element_types=types)
 
@@ -62,7 +64,9 @@ def _trimmed_mean(
     return by_column(updates, trimmed_mean(rules.trim), dict(types))
 
 
-def _krum(updates: Sequence[Update], starts: Sequence[ArrayRecord], rules: AggregationConfig, types: Types) -> ArrayRecord:
+def _krum(
+    updates: Sequence[Update], starts: Sequence[ArrayRecord], rules: AggregationConfig, types: Types
+) -> ArrayRecord:
     count = 1 if rules.rule == "krum" else rules.selected or len(updates) - rules.hostile
     return _mean(_nearest(updates, rules.hostile, count), starts, rules, types)
 

@@ -1,4 +1,4 @@
-"""Sites that are not asked to train any more, until an operator says so: they stay connected and keep their identity."""
+"""Sites that are not asked to train until an operator says so: they stay connected and keep their identity."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from fedwon.common.rebuilding import most_bytes
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.transfers import Patience
 
-
 MOST_SENT = 8
 """A site may send so many times the bytes of the largest update for one task: lines break, and files arrive damaged."""
 

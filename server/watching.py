@@ -32,9 +32,7 @@ class Watch:
         store: who is suspended.
     """
 
-    def __init__(  # noqa: PLR0917  # the parts of a server that it looks after
-        self, hub: Hub, standing: Standing, trust: LiveTrust, refusals: Refusals, store: Store
-    ) -> None:
+    def __init__(self, hub: Hub, standing: Standing, trust: LiveTrust, refusals: Refusals, store: Store) -> None:
         self._store = store
         self._hub, self._standing, self._trust, self._refusals = hub, standing, trust, refusals
         self._told = trust.get().bundle

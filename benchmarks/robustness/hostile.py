@@ -1,8 +1,8 @@
 """What hostile sites do: with their images before training, and with their update after it.
 
 Source of the attacks: label flip and Gaussian noise as in Fang et al. 2020 (arXiv:1911.11815), model replacement and
-the backdoor with a pixel trigger as in Bagdasaryan et al. 2020 (arXiv:1807.00459), free riders as in Fraboni et al. 2021
-(arXiv:2006.11901).
+the backdoor with a pixel trigger as in Bagdasaryan et al. 2020 (arXiv:1807.00459), free riders as in Fraboni et al.
+2021 (arXiv:2006.11901).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Change = Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any
 
 def scaled(factor: float) -> Change:
     """Return what sends the difference so many times as large."""
-    return lambda trained, start, rng: start + factor * (trained - start)
+    return lambda trained, start, _: start + factor * (trained - start)
 
 
 def noise(factor: float) -> Change:
@@ -102,21 +102,23 @@ class Attack:
 ATTACKS: Mapping[str, Attack] = {
     "nobody": Attack("all sites are honest"),
     "label flip": Attack("train on 9 - d in place of d", images=flipped),
-    "sign flip": Attack("send minus three times their difference", change=lambda n, f: scaled(-3.0)),
+    "sign flip": Attack("send minus three times their difference", change=lambda *_: scaled(-3.0)),
     "scaled": Attack(
         "train on 9 - d and send sites/hostile times the difference (model replacement)",
         images=flipped,
-        change=lambda n, f: scaled(n / f),
+        change=lambda everybody, hostile: scaled(everybody / hostile),
     ),
-    "noise": Attack("send Gaussian noise, five times as strong as their difference", change=lambda n, f: noise(5.0)),
-    "nan": Attack("send one number a tensor that is none", change=lambda n, f: not_a_number),
+    "noise": Attack("send Gaussian noise, five times as strong as their difference", change=lambda *_: noise(5.0)),
+    "nan": Attack("send one number a tensor that is none", change=lambda *_: not_a_number),
     "counts": Attack("train on 9 - d and declare 10^9 images", images=flipped, examples=INFLATED),
     "backdoor": Attack(
         "mark half of their images, call those 0, and send twice the difference",
         images=poisoned,
-        change=lambda n, f: scaled(2.0),
+        change=lambda *_: scaled(2.0),
     ),
-    "free rider": Attack("send the model as it came, with a hundredth of a difference of noise", change=lambda n, f: noise(0.01)),
+    "free rider": Attack(
+        "send the model as it came, with a hundredth of a difference of noise", change=lambda *_: noise(0.01)
+    ),
 }
 
 

@@ -18,14 +18,14 @@ Written by `python -m benchmarks.attacks report` from the rows that `python -m b
 `benchmarks/results/attacks/`. What each defence is, and what it costs: [admission](admission.md).
 
 Digits-Five (five domains) dealt out to 10 and 20 sites, so that each domain has as many sites as any other.
-**Everything is small, so that the whole table runs in hours on two cores**: {train} images a site, `digit_cnn` of width
-0.1, {rounds} rounds of one epoch, batches of 10. Accuracies are those of such a network, and are for comparing rows.
+**Everything is small, so that the whole table runs in hours on two cores**: {train} images a site, `digit_cnn` of
+width 0.1, {rounds} rounds of one epoch, batches of 10. Accuracies are those of such a network, for comparing rows.
 
 - **accuracy**: the global model after the last round on {test} test images of every site, unharmed.
 - **backdoor**: test images of the other nine digits that carry the trigger and are taken for a 0.
 - **refused**: updates of hostile sites that admission refused / updates of honest ones / honest sites that this met.
   Only the defence `admission` refuses updates.
-- `none` is the plain mean with admission off, the other rules are with admission off as well, so that each stands alone.
+- `none` is the plain mean with admission off; the other rules have admission off as well, so that each stands alone.
   `hostile` and `trim` are told the true number of hostile sites.
 - *broken*: the model is not finite, or the sites could not train it any more.
 """
@@ -56,7 +56,8 @@ def _standing(rows: Rows) -> str:
         for sites, hostile in SCALES
         if (count := _missing(rows, method, sites, hostile))
     ]
-    said = f"{here} of {wanted} rows are here (attacks x defences x methods x scales x seeds; those with nobody hostile once)."
+    kinds = "attacks x defences x methods x scales x seeds; those with nobody hostile once"
+    said = f"{here} of {wanted} rows are here ({kinds})."
     if not missing:
         return f"{said} None is missing.\n"
     return f"{said} **Not run yet:** {'; '.join(missing)}. A cell tells how many of its seeds are in it.\n"
@@ -73,17 +74,15 @@ def _missing(rows: Rows, method: str, sites: int, hostile: int) -> int:
 
 def _question(rows: Rows) -> str:
     """Compare fedwon with fedavg where nothing defends the model: what each attack takes away."""
-    lines = [
-        "## Is a network without normalization easier to poison?",
-        "",
+    words = (
         "Accuracy that an attack takes away from the undefended mean, in points, by the same seeds with nobody hostile "
-        "(mean over seeds and scales; in brackets how many pairs). Backdoor: success beyond what the clean model has.",
-        "",
-        "| attack | " + " | ".join(METHODS) + " |",
-        "|---" * (1 + len(METHODS)) + "|",
-    ]
-    for attack in list(ATTACKS)[1:]:
-        lines.append(f"| {attack} | " + " | ".join(_harm(rows, method, attack) for method in METHODS) + " |")
+        "(mean over seeds and scales; in brackets how many pairs). Backdoor: success beyond what the clean model has."
+    )
+    lines = ["## Is a network without normalization easier to poison?", "", words, ""]
+    lines += ["| attack | " + " | ".join(METHODS) + " |", "|---" * (1 + len(METHODS)) + "|"]
+    for attack in ATTACKS:
+        if attack != "nobody":
+            lines += [f"| {attack} | " + " | ".join(_harm(rows, method, attack) for method in METHODS) + " |"]
     return "\n".join([*lines, ""])
 
 

@@ -200,7 +200,7 @@ def _federated(spec: Spec, config: RunConfig, source: Path, folder: Path) -> dic
         "refused_honest": sum(site not in hostile for site in refused),
         "honest_sites_refused": sorted({site for site in refused if site not in hostile}),
     }
-    newest = sorted(folder.glob("runs/*/round-*.safetensors"))[-1]
+    newest = max(folder.glob("runs/*/round-*.safetensors"))
     return {**found, **_scores(newest, images)}
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-import grpc
 import numpy as np
-import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedwon.common.arrays import open_record, write_record
@@ -81,35 +79,3 @@ def test_one_hostile_site_moves_the_model_by_no_bit(fleets, undisturbed, tmp_pat
         (HOSTILE, 3, "examples"),
     ]
     assert all(row["file"] for row in rows)
-
-
-def test_a_site_that_sends_without_end_is_answered_for(fleets, tmp_path):
-    fleet = fleets(rounds=1, participation={"minimum": 3, "quorum": 2, "pause_seconds": None})
-    for name in SITES:
-        fleet.site(name)
-    fleet.enrol(HOSTILE, tmp_path / HOSTILE)
-    server = fleet.start_server()
-    site = RawSite(fleet.config.listen, tmp_path / HOSTILE)
-    site.connect()
-    for name in SITES:
-        fleet.start_site(name, "--until-finished")
-    offer = site.next("offer")
-    size = 2**20
-    records = [pb.Record(name="arrays", arrays=pb.Blob(digest="0" * 64, size=size))]
-    header = pb.SubmitRequest(header=pb.SubmitHeader(task_id=offer.task_id, records=records))
-
-    def again():
-        for _ in range(100):
-            try:
-                site.stub.Submit(iter([header, *[pb.SubmitRequest(data=bytes(size))]]), timeout=PATIENCE)
-            except grpc.RpcError as error:
-                if "are the most" in (error.details() or "") or "not waited for" in (error.details() or ""):
-                    raise
-        raise AssertionError("nobody stopped it")
-
-    with pytest.raises(grpc.RpcError):
-        again()
-    decline_evaluation(site)
-    server.end()
-    site.close()
-    assert "bytes for one update" in server.text()

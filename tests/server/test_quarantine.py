@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord
 from typer.testing import CliRunner
 
 from fedwon.common.errors import NotReleasable, Refused
@@ -17,7 +17,7 @@ from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.aggregation import Update, average
 from fedwon.server.auditing import trail
 from fedwon.server.cli import app
-from fedwon.server.quarantine import details, listing, release
+from fedwon.server.quarantine import listing, release
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home
 from fedwon.server.store import now
@@ -157,8 +157,10 @@ def test_admission_that_is_off(store, tmp_path):
     run = Run.create(store, tmp_path, config, CLASSES)
     initial = run.last()[1]
     start(run, FakeGrid({"a": answering(0.1), "b": answering(0.1), "x": moved(50.0)}))
-    assert same(run.last()[1], average([Update(site, 10, shifted(initial, by)) for site, by in
-                                        (("a", 0.1), ("b", 0.1), ("x", 50.0))]))
+    assert same(
+        run.last()[1],
+        average([Update(site, 10, shifted(initial, by)) for site, by in (("a", 0.1), ("b", 0.1), ("x", 50.0))]),
+    )
     assert rows(store, QuarantineRow) == []
 
 

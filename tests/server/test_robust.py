@@ -68,7 +68,7 @@ def slow_scores(updates, hostile):
     flat = np.concatenate([matrix(updates, name) for name in TYPES], axis=1)
     found = []
     for i, one in enumerate(flat):
-        others = sorted(sum((a - b) ** 2 for a, b in zip(one, other)) for j, other in enumerate(flat) if j != i)
+        others = sorted(float(((one - other) ** 2).sum()) for j, other in enumerate(flat) if j != i)
         found.append(sum(others[: max(1, len(flat) - hostile - 2)]))
     return found
 
@@ -109,7 +109,7 @@ def slow_clipping(updates, starts, rules):
     weights = np.minimum([one.examples for one in updates], 10 * np.median([one.examples for one in updates]))
     shares = weights / weights.sum()
     return {
-        name: base[name] + sum(s * min(1, limit / n) * m[name] for s, n, m in zip(shares, norms, moves))
+        name: base[name] + sum(s * min(1, limit / n) * m[name] for s, n, m in zip(shares, norms, moves, strict=True))
         for name in TYPES
     }
 
@@ -156,8 +156,14 @@ THEIRS = {
 @pytest.mark.parametrize("rule", THEIRS)
 def test_they_are_flowers(rule):
     rng = np.random.default_rng(3)
-    updates = [Update(f"s{site}", 10 + site, record(w=rng.normal(size=(2, 3)).astype(np.float32),
-                                                    b=rng.normal(size=5).astype(np.float32))) for site in range(7)]
+    updates = [
+        Update(
+            f"s{site}",
+            10 + site,
+            record(w=rng.normal(size=(2, 3)).astype(np.float32), b=rng.normal(size=5).astype(np.float32)),
+        )
+        for site in range(7)
+    ]
     replies = []
     for one in updates:
         metrics = MetricRecord({"num-examples": one.examples, "loss": 1.0})
