@@ -56,6 +56,7 @@ def run_config(model: Mapping[str, Any], sites: int, rounds: int) -> RunConfig:
             "name": "light",
             "rounds": rounds,
             "traffic": BEFORE_CODECS["traffic"],
+            "admission": {"replays": False},  # they answer the same in every round
             "participation": participation,
             **model,
         },

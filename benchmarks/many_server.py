@@ -36,7 +36,8 @@ def run_settings(sites: int, rounds: int) -> dict[str, Any]:
     participation = {"minimum": sites, "retries": 0, "pause_seconds": None, "deadline_seconds": 3 * patience(sites)}
     return {
         "name": "many", "rounds": rounds, "model": MODEL, "images": {"channels": 1}, "participation": participation,
-        "traffic": BEFORE_CODECS["traffic"],  # light sites answer what was recorded
+        "traffic": BEFORE_CODECS["traffic"],  # light sites answer what was recorded, round after round
+        "admission": {"replays": False},
     }  # fmt: skip
 
 

@@ -1,19 +1,31 @@
 """The one file that touches what Flower does not publish.
 
 Flower's `Grid` names `Run` in its signatures, and a `Message` reads the process-wide `TaskIdentity`; neither is public
-in flwr 1.41. Everything else in fedwon uses `flwr.app`, `flwr.serverapp` and `flwr.clientapp`. A test fails clearly
-when Flower moves one of these.
+in flwr 1.41. The functions of its robust strategies stand in their modules and not in the package. Everything else in
+fedwon uses `flwr.app`, `flwr.serverapp` and `flwr.clientapp`. A test fails clearly when Flower moves one of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
 
-__all__ = ["SERVER_NODE", "Run", "host_app", "incoming", "make_context", "make_run", "set_message_id"]
+__all__ = [
+    "SERVER_NODE",
+    "Run",
+    "closest_mean",
+    "host_app",
+    "incoming",
+    "make_context",
+    "make_run",
+    "set_message_id",
+    "trimmed_mean",
+]
 
 SERVER_NODE = 1
 """Flower's own number for the server side of a message."""
@@ -80,3 +92,18 @@ def incoming(content: RecordDict, message_type: str, *, node_id: int, message_id
     message = Message(content, dst_node_id=node_id, message_type=message_type, group_id=group_id)
     set_message_id(message, message_id)
     return message
+
+
+def trimmed_mean(rows: NDArray[Any], share: float) -> NDArray[Any]:
+    """Return the mean of each column without a share of its values at either end: that of Flower's `FedTrimmedAvg`."""
+    from flwr.serverapp.strategy.fedtrimmedavg import trim_mean  # strategies are nothing for an edge box
+
+    return trim_mean(rows, share)
+
+
+def closest_mean(rows: NDArray[Any], reference: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return the mean of the `count` values of each column closest to a reference: that of Flower's `Bulyan`."""
+    from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
+
+    found: NDArray[Any] = aggregate_n_closest_weights([reference], [[row] for row in rows], count)[0]
+    return found

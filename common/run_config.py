@@ -26,6 +26,10 @@ Unit = Annotated[float, Field(gt=0, le=1)]
 _AS_IT_IS = "torchvision:"
 
 
+Rule = Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "norm_clipping"]
+"""How the updates of a round are put together."""
+
+
 class ParticipationConfig(Settings):
     """Which sites take part in a round and how long it waits for them."""
 
@@ -52,9 +56,58 @@ class ParticipationConfig(Settings):
     the sites that came meanwhile. Empty: no pause, the server ends with an error, and `--resume` goes on."""
 
 
-class AggregationConfig(Settings):
-    """How updates become the next global model."""
+class AdmissionConfig(Settings):
+    """What an update must be before it may touch the global model; docs/admission.md says what each rule is for.
 
+    Names, shapes and element types of its tensors, and its numbers, are always looked at. An update that breaks a rule
+    is kept in quarantine with the reason, and the round goes on without it.
+    """
+
+    finite: bool = True
+    """Refuse tensors with numbers that are not finite. Off only to see what such an update does."""
+    surveyed: bool = True
+    """Refuse an update that declares more training images than its site says it has."""
+    most_examples: int | None = Field(default=None, ge=1)
+    """Training images that any update may declare; empty: no limit but the others."""
+    count_growth: float | None = Field(default=10.0, gt=1)
+    """Refuse an update that declares more than so many times the images that its site declared in the rounds before;
+    empty: off."""
+    norm: float | None = Field(default=10.0, gt=1)
+    """Refuse an update that moves the model more than so many times as far as the median update, of all sites, in this
+    round and those of `window`, and the square root of its share of images more; from three sites on. Empty: off."""
+    own_norm: float | None = Field(default=20.0, gt=1)
+    """Refuse an update that moves the model more than so many times as far as the site's own median update of the
+    rounds of `window`; from three of them on. Empty: off."""
+    cosine: float | None = Field(default=-0.3, ge=-1, lt=1)
+    """Refuse an update whose direction has a lower cosine to the mean direction of the round's others; empty: off."""
+    cosine_sites: int = Field(default=5, ge=3)
+    """Updates of one round from which on directions are compared."""
+    replays: bool = True
+    """Refuse an update with the very bits of one that the site sent in an earlier round."""
+    window: int = Field(default=5, ge=1)
+    """Rounds before this one that counts and norms are compared with."""
+    suspend_after: int | None = Field(default=None, ge=1)
+    """Suspend a site after so many refused updates without one that counted between them; empty: only an operator
+    suspends sites."""
+
+
+class AggregationConfig(Settings):
+    """How updates become the next global model; docs/admission.md compares the rules."""
+
+    rule: Rule = "mean"
+    """`mean` (FedAvg); coordinate by coordinate the `median` or the `trimmed_mean`, all sites alike; `krum`: the one
+    update that is nearest to its nearest others; `multi_krum`: the mean of the nearest; `bulyan`: of the nearest, those
+    values that are closest to the median; `norm_clipping`: the mean, with each update's difference shortened to
+    `clip_norm`. All but `mean` and `norm_clipping` need every site's own update and cannot have relays below."""
+    hostile: int = Field(default=1, ge=1)
+    """Updates of a round that may be hostile, for `krum`, `multi_krum` (2 x this + 3 updates at least) and `bulyan`
+    (4 x this + 3)."""
+    trim: float = Field(default=0.2, ge=0.01, lt=0.5)
+    """Share of the updates that `trimmed_mean` cuts off at either end."""
+    selected: int | None = Field(default=None, ge=1)
+    """Updates that `multi_krum` averages; empty: all but `hostile` of them."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Norm to which `norm_clipping` shortens differences; empty: the median norm of the round's."""
     weights: Literal["examples", "uniform"] = "examples"
     """Weigh a site by its number of training images, or all sites alike (the paper's protocol)."""
     weight_cap: float = Field(default=10.0, ge=1)
@@ -62,6 +115,26 @@ class AggregationConfig(Settings):
     staleness: float = Field(default=0.5, ge=0)
     """An update that is s rounds late weighs (1 + s) ** -staleness as much as it would in time; see
     `participation.late_rounds`."""
+
+    @property
+    def fewest(self) -> int:
+        """Updates that the rule needs."""
+        cut = next(count for count in range(1, 102) if int(self.trim * count))
+        needs: dict[Rule, int] = {
+            "mean": 1,
+            "median": 3,
+            "trimmed_mean": cut,
+            "krum": 2 * self.hostile + 3,
+            "multi_krum": max(2 * self.hostile + 3, self.selected or 0),
+            "bulyan": 4 * self.hostile + 3,
+            "norm_clipping": 1 if self.clip_norm is not None else 3,
+        }
+        return needs[self.rule]
+
+    @property
+    def needs_single_sites(self) -> bool:
+        """Whether the rule tells sites apart, so that none may be the mean of several."""
+        return self.rule not in {"mean", "norm_clipping"}
 
 
 class TrafficConfig(Settings):
@@ -119,6 +192,8 @@ class RunConfig(Settings):
     """Local training."""
     participation: ParticipationConfig = ParticipationConfig()
     """Site choice, quorum and deadline."""
+    admission: AdmissionConfig = AdmissionConfig()
+    """Which updates count."""
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
     traffic: TrafficConfig = TrafficConfig()
@@ -163,6 +238,18 @@ class RunConfig(Settings):
         if quorum is not None and quorum > self.participation.minimum and self.participation.fraction == 1.0:
             raise ValueError(
                 "`participation.quorum` is larger than `participation.minimum`: such a round cannot end well"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_updates_for_the_rule(self) -> Self:
+        rules, who = self.aggregation, self.participation
+        asked = max(1, round(who.fraction * who.minimum))
+        sure = min(who.quorum or who.minimum, asked)
+        if sure < rules.fewest:
+            raise ValueError(
+                f"`aggregation.rule: {rules.rule}` needs {rules.fewest} updates in each round, and `participation` is "
+                f"content with {sure}: raise `minimum` (and `quorum`, `fraction`), or use another rule"
             )
         return self
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
-from fedwon.common.errors import BrokenFile, ModelMismatch, StorageError
+from fedwon.common.errors import BrokenFile, FedwonError, ModelMismatch, StorageError
 from fedwon.common.wire.surveys import Survey
-from fedwon.server.admission import refuse
+from fedwon.server.admission import Landed, Past, Refusal, refuse, refuse_arrays, refuse_size
 from fedwon.server.aggregation import Update
+from fedwon.server.differences import Change, norm
 from fedwon.server.events import SiteAnswered, SiteFailed, SiteNoted
 from fedwon.server.notes import notes_of
+from fedwon.server.outliers import Candidate, refuse_outliers, start_of
+from fedwon.server.quarantine import give_up, hold, released
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, metrics_of, node_id_of
+from fedwon.server.suspension import suspend_repeated, suspended
+from fedwon.server.track_record import TrackRecord
 
 LATE = "no answer before the round closed"
 STILL_COUNTS = "no answer before the round closed; it still counts if it comes soon"
@@ -31,10 +37,24 @@ class Accepted:
     Attributes:
         update: its arrays, and how many images are behind them.
         metrics: its numbers.
+        task: the task that it answers.
+        round: the round that it was asked for in.
+        start: of the model that it started from, what the update has.
+        norm: of the difference; None where nothing is compared with it.
     """
 
     update: Update
     metrics: RecordDict
+    task: str
+    round: int
+    start: ArrayRecord
+    norm: float | None = None
+
+    @property
+    def past(self) -> Past:
+        """What later updates are compared with."""
+        update = self.update
+        return Past(update.site, self.round, update.examples, self.norm, update.record.blob.digest)
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class Answers:
     def __init__(self, run: Run, grid: SiteGrid, shared: ArrayRecord, surveys: Mapping[str, Survey | None]) -> None:
         self._run, self._grid, self._shared, self._surveys = run, grid, shared, surveys
         self._images: dict[str, str] = {}
+        self._rules = run.config.admission
+        self._track_record = TrackRecord(run.store, run.id, self._rules.window)
 
     def collect(
         self, number: int, asked: Mapping[str, Message], replies: Iterable[Message]
@@ -111,28 +133,103 @@ class Answers:
         """Return what counts of an answer, or the reason why it is refused."""
         name, metrics = task.metadata.message_id, metrics_of(content)
         if len(content.array_records) != 1:
-            self._grid.discount(name)
-            return "the answer does not hold one record of arrays"
-        arrived = next(iter(content.array_records.values()))
+            reason = "the answer does not hold one record of arrays"
+            self._refuse(site, task, Refusal("broken", reason), metrics, None)
+            return reason
+        arrived, model = next(iter(content.array_records.values())), next(iter(task.content.array_records.values()))
         try:
             record = self._stored(name, _decoded(arrived, content, task.content))
         except BrokenFile as error:
-            self._grid.discount(name)
-            if isinstance(arrived, StoredRecord):
-                self._run.quarantined(arrived.blob.path)
+            kept = arrived if isinstance(arrived, StoredRecord) else None
+            self._refuse(site, task, Refusal("broken", error.message), metrics, kept)
             return error.message
         if isinstance(arrived, StoredRecord) and arrived.blob.path != record.blob.path:
             with suppress(OSError):  # it was unpacked for this moment, and may be as large as the update
                 arrived.blob.path.unlink(missing_ok=True)
-        reason = refuse(record, metrics, self._shared, self._images_of(site))
-        if reason is not None:
-            self._grid.discount(name)
-            self._run.quarantined(record.blob.path)
-            return reason
+        refusal = refuse(self._landed(number, site, task, record, metrics), self._shared, self._rules)
+        if refusal is not None:
+            self._refuse(site, task, refusal, metrics, record)
+            return refusal.reason
         self._answered(number, site, task, metrics)
         self._note_images(site, notes_of(content))
         update = Update(site, int(metrics["num-examples"]), record, rounds_late=number - round_of(task))
-        return Accepted(update, RecordDict({"metrics": MetricRecord(metrics)}))
+        start = start_of(record, model)
+        moved = norm(Change(record, start)) if self._compares else None
+        numbers = RecordDict({"metrics": MetricRecord(metrics)})
+        return Accepted(update, numbers, name, round_of(task), start, moved)
+
+    @property
+    def _compares(self) -> bool:
+        """Whether any rule needs to know how far an update moves the model."""
+        return not self._rules.norm is self._rules.own_norm is self._rules.cosine is None
+
+    def _landed(
+        self, number: int, site: str, task: Message, record: StoredRecord, metrics: Mapping[str, Any]
+    ) -> Landed:
+        known = self._track_record
+        looks = self._rules.replays and len(record) > 0  # of a method that shares nothing, all updates are alike
+        earlier = known.earlier(site, record.blob.digest, round_of(task)) if looks else None
+        rules = self._run.config.aggregation
+        alone = rules.rule if rules.needs_single_sites else ""
+        return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier, alone)
+
+    def _refuse(
+        self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord | None
+    ) -> None:
+        """Keep an update in quarantine; it counts neither towards the quorum nor in the average."""
+        name, path = task.metadata.message_id, None if record is None else record.blob.path
+        self._grid.discount(name)
+        hold(self._run, refusal, task=name, site=site, number=round_of(task), metrics=metrics, path=path)
+        suspend_repeated(self._run.store, self._run.id, site, self._rules.suspend_after)
+
+    def compare(self, number: int, asked: Mapping[str, Message], accepted: dict[str, Accepted]) -> dict[str, Missing]:
+        """Compare the updates of a round with one another, once enough of them are there.
+
+        Args:
+            number: the round in hand.
+            asked: the tasks by site.
+            accepted: the updates that passed by themselves; those that do not count after all are taken out.
+
+        Returns:
+            Why each of those does not count, by site.
+        """
+        out = suspended(self._run.store)
+        refused = {
+            site: Refusal("suspended", f"the site is suspended: {out[site]}") for site in accepted if site in out
+        }
+        candidates = [
+            Candidate(site, one.update.examples, Change(one.update.record, one.start), one.norm)
+            for site, one in sorted(accepted.items())
+            if one.norm is not None and site not in refused
+        ]
+        refused |= refuse_outliers(candidates, self._track_record.before(number), self._rules)
+        missing = {}
+        for site, refusal in refused.items():
+            one = accepted.pop(site)
+            self._refuse(site, asked[site], refusal, metrics_of(one.metrics), one.update.record)
+            missing[site] = self._noted(number, site, asked[site], Missing(refusal.reason, "refused"))
+        return missing
+
+    def released(self, number: int) -> dict[str, Accepted]:
+        """Return the refused updates that an operator let out, by task, as updates of the round in hand.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        found = {}
+        for row, record in released(self._run):
+            try:
+                start = self._run.model(row.round - 1)
+            except FedwonError as error:
+                give_up(self._run, row, error.message)
+                continue
+            if (reason := refuse_arrays(record, self._shared)) is not None:
+                give_up(self._run, row, reason)
+                continue
+            late, numbers = max(number - row.round, 0), RecordDict({"metrics": MetricRecord(row.metrics)})
+            update = Update(row.site, int(row.metrics["num-examples"]), record, rounds_late=late)
+            found[row.task] = Accepted(update, numbers, row.task, row.round, start_of(record, start))
+        return found
 
     def _images_of(self, site: str) -> int | None:
         """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
@@ -181,8 +278,10 @@ def _decoded(arrived: ArrayRecord, content: RecordDict, asked: RecordDict) -> Ar
     """Return the update that an answer is about, however it was written.
 
     Raises:
-        BrokenFile: it is not what its codec writes; also later, when its tensors are asked for.
+        BrokenFile: it is larger than any update can be, or is not what its codec writes; also later, when its tensors
+            are asked for.
     """
-    if codec_of(content) == PLAIN:
-        return arrived
-    return decode(arrived, next(iter(asked.array_records.values())))
+    model = next(iter(asked.array_records.values()))
+    if (too_much := refuse_size(arrived, model)) is not None:
+        raise BrokenFile(too_much)
+    return arrived if codec_of(content) == PLAIN else decode(arrived, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +11,8 @@ from sqlalchemy import update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
+from fedwon.server.admission import Past
+from fedwon.server.admission_rows import COUNTED, RELEASED, AdmittedRow, QuarantineRow
 from fedwon.server.notebook import Notebook, Notes
 from fedwon.server.site_grid import Traffic
 from fedwon.server.store import MetricRow, Store, TaskRow
@@ -91,6 +93,21 @@ class Bookkeeping:
         """
         values = {"state": state, "reason": reason, **({} if cost is None else asdict(cost))}
         self._note(update(TaskRow).where(TaskRow.id == task_id).values(values))
+
+    def averaged(self, task_ids: Iterable[str]) -> None:
+        """Note that these tasks' updates are in the new model; of those that an operator had released, once only."""
+        for task_id in task_ids:
+            self.settled(task_id, "averaged")
+            let_out = QuarantineRow.task == task_id, QuarantineRow.state == RELEASED
+            self._note(update(QuarantineRow).where(*let_out).values(state=COUNTED))
+
+    def admitted(self, updates: Iterable[Past]) -> None:
+        """Keep what later updates are compared with."""
+        rows = [{"run": self.id, **asdict(one)} for one in updates]
+        new = insert(AdmittedRow)
+        changed = {key: new.excluded[key] for key in ("examples", "norm", "digest")}
+        if rows:
+            self._note(new.on_conflict_do_update(index_elements=["run", "round", "site"], set_=changed), rows)
 
     def measured(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
         """Keep what a site measured on the global model of a round."""

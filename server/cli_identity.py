@@ -84,6 +84,8 @@ def list_sites(context: typer.Context, folder: Folder = HOME, as_json: AsJson = 
     for row in rows:
         if row["revoked"]:
             typer.echo(f"{row['site']} was revoked at {row['revoked']}: {row['reason']}")
+        if row["suspended"]:
+            typer.echo(f"{row['site']} is suspended: {row['suspended']}")
 
 
 @sites_app.command()

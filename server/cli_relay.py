@@ -56,9 +56,10 @@ def start(folder: Folder = HOME) -> None:
     What is trained and how is the parent's. This server's own server.yaml says who takes part (`run.participation`),
     how answers are weighed (`run.aggregation`) and what is kept (`run.retention`).
     """
-    from fedwon.server.joining import parent_of
+    from fedwon.server.joining import check_rule, parent_of
 
     home, _ = Home.open(folder), parent_of(folder)  # told before PyTorch is loaded, which takes seconds
+    check_rule(home)
     from fedwon.server.display import log_event
     from fedwon.server.relaying import run_relay
 

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from fedwon.common.run_config import AggregationConfig
-from fedwon.server.admission import PARTS
+from fedwon.server.admission import BEHIND, PARTS
 from fedwon.server.aggregation import Update, average, weigh
 
 WEIGHT = "num-examples"
@@ -62,7 +62,8 @@ def combine(updates: Sequence[Update], metrics: Sequence[Mapping[str, float]], r
     types = {name: _widest(array.dtype) for update in updates[:1] for name, array in update.record.items()}
     mean = average(updates, rules.weights, rules.weight_cap, rules.staleness, element_types=types)
     weight = max(1, int(sum(weigh(updates, "examples", rules.weight_cap, rules.staleness))))
-    numbers = combined_metrics(metrics) | {WEIGHT: min(weight, MOST)}
+    behind = min(sum(int(answer.get(BEHIND, 1)) for answer in metrics), MOST)
+    numbers = combined_metrics(metrics) | {WEIGHT: min(weight, MOST), BEHIND: behind}
     return Combined(mean, numbers, tuple(sorted(update.site for update in updates)))
 
 

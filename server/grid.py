@@ -75,10 +75,15 @@ class GrpcGrid(SiteGrid):
         self._names |= {node_id_of(name): name for name in names}
         return names
 
+    def suspend(self, sites: Mapping[str, str]) -> None:
+        """Hear which sites are not to be asked or waited for."""
+        self._call(self._hub.suspend, sites)
+
     def resting(self) -> dict[str, str]:
         """Return why a site that is connected may not work now, by the site's name."""
         sessions = sorted(self._hub.sessions.copy().items())
-        return {site: f"the site is {one.availability.words}" for site, one in sessions if not one.availability}
+        away = {site: f"the site is {one.availability.words}" for site, one in sessions if not one.availability}
+        return {**{site: f"the site is suspended ({why})" for site, why in self._hub.suspended.items()}, **away}
 
     def survey(self, site: str) -> Survey | None:
         """Return what images a site said it has, or None when it is away."""

@@ -39,6 +39,7 @@ class Hub:
         away_seconds: a site that has been away for so long is not waited for; None: for ever.
         codecs: in which each site that was ever here can write its updates, besides plainly. Longer than a session, so
             that a task which is handed out again while its site is away is the same task.
+        suspended: sites that an operator keeps out of the rounds, each with the reason.
         stopped: the server goes down.
         broken_off: the work in hand is not wanted any more.
         wish: what the operator wishes of the run, as `fedwon.server.wishes` knows it.
@@ -52,6 +53,7 @@ class Hub:
         self.codecs: dict[str, frozenset[str]] = {}
         self.spool: Path | None = None
         self.away_seconds: float | None = None
+        self.suspended: Mapping[str, str] = {}
         self.stopped = self.broken_off = False
         self.wish = ""
         self.hurried = asyncio.Event()
@@ -92,7 +94,15 @@ class Hub:
 
     def available(self) -> list[str]:
         """Return the sites that are connected and may work now, sorted; from any thread."""
-        return sorted(site for site, session in self.sessions.copy().items() if session.availability)
+        here = self.sessions.copy().items()
+        return sorted(site for site, session in here if session.availability and site not in self.suspended)
+
+    def suspend(self, sites: Mapping[str, str]) -> None:
+        """Keep these sites out of the rounds, each for a reason, and let others in again."""
+        if dict(sites) != self.suspended:
+            self._arrivals += len(self.suspended.keys() - sites.keys())  # as one who comes: that ends a pause
+            self.suspended = dict(sites)
+            self._notify()
 
     def attend(self, session: SiteSession, availability: Availability) -> bool:
         """Take when a site says it may work, and return whether that is news; who may again is as one who comes."""

@@ -61,6 +61,21 @@ def parent_of(folder: Path) -> LinkConfig:
     return load(LinkConfig, folder / PARENT / CLIENT)
 
 
+def check_rule(home: Home) -> None:
+    """Keep a relay from another rule than the mean: its answer has to be the mean of its sites.
+
+    Raises:
+        ConfigError: its server.yaml names another.
+    """
+    rule = home.config.run.aggregation.rule
+    if rule != "mean":
+        raise ConfigError(
+            f"`run.aggregation.rule: {rule}` is not for a relay: what it sends its parent is the mean of its sites, so "
+            "that the parent's average is that of all sites.",
+            hint=f"Set `rule: mean` in {home.folder}; `run.admission` keeps bad updates out of the mean here too.",
+        )
+
+
 def check_no_relay(folder: Path) -> None:
     """Keep a relay's server from taking a run of its parent for one of its own.
 

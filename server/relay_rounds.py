@@ -75,6 +75,11 @@ class RelayRounds(FedWon):
         del number
         return config
 
+    def _released(self, number: int) -> dict[str, Accepted]:
+        """Return nothing: the round's answer is for the parent, and only for this round."""
+        del number
+        return {}
+
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:

@@ -19,6 +19,7 @@ from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
 from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
+from fedwon.server.suspension import suspended
 
 INTERRUPTED = "the server does not run; `fedwon-server start --resume` goes on with it"
 SOON_DAYS, AUTHORITY_SOON_DAYS = 7.0, 90.0
@@ -104,6 +105,7 @@ def sites(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
     """
     with store.session() as session:
         rows = session.scalars(select(Site).order_by(Site.name)).all()
+    out = suspended(store)
     return [
         {
             "site": row.name,
@@ -115,6 +117,7 @@ def sites(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
             "data": row.data,
             "revoked": _iso(row.revoked) if _revoked(row) else None,
             "reason": row.reason if _revoked(row) else "",
+            "suspended": out.get(row.name, ""),
             "unavailable": row.unavailable if row.connected and served else "",
             "back": _iso(row.back) if row.connected and served and row.unavailable else None,
         }
@@ -132,6 +135,7 @@ def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
         if site["unavailable"]
         else state
     )
+    state = f"{state}, suspended" if site["suspended"] else state
     state = "revoked" if site["revoked"] else state
     days = site["certificate_days"]
     return (

@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from fedwon.common.run_config import RetentionConfig, RunConfig
+from fedwon.server.admission_rows import AdmittedRow
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 
@@ -90,7 +91,8 @@ def thin_history(store: Store, run: str, newest: int, history: int, keeping: Ite
     """
     every = stride(newest, history)
     with store.session() as session:
-        for table, number in ((MetricRow, MetricRow.round), (TaskRow, TaskRow.round), (RoundRow, RoundRow.number)):
+        rounds = {table: table.round for table in (MetricRow, TaskRow, AdmittedRow)}
+        for table, number in {**rounds, RoundRow: RoundRow.number}.items():
             old = (number <= newest - history, number % every != 0, number.not_in(list(keeping)))
             session.execute(delete(table).where(table.run == run, *old))
 

@@ -194,8 +194,7 @@ class Run(Bookkeeping):
             self.checkpoints.write_delta(number, delta, describe(self.task(number)))
         with self.together() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
-            for task_id in averaged:
-                self.settled(task_id, "averaged")
+            self.averaged(averaged)
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
         let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)

@@ -266,7 +266,7 @@ class FederationService(rpc.FederationServicer):
                 async for request in requests:
                     self._check_wanted(task)
                     await upload.add(request.data)
-                    task.bytes_up += len(request.data)
+                    task.received(len(request.data))
                     task.receiving.moved()
         finally:
             await upload.settle()

@@ -105,6 +105,10 @@ class SiteGrid(Grid):
         """Hear what the operator wishes of the run, as the run has just read it."""
         del wish
 
+    def suspend(self, sites: Mapping[str, str]) -> None:
+        """Hear which sites are not to be asked or waited for, each with the reason; of others no longer."""
+        del sites
+
     def resting(self) -> Mapping[str, str]:
         """Return why a site that is connected is not to be asked now, by the site's name."""
         return {}

@@ -25,12 +25,13 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.wire.surveys import Survey
 from fedwon.models import local_names
-from fedwon.server.aggregation import average
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
 from fedwon.server.naming import listed
+from fedwon.server.robust import aggregate
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import SiteGrid, node_id_of
+from fedwon.server.suspension import suspended
 from fedwon.server.wishes import HELD, PAUSE, STOP
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class FedWon(FedAvg):
 
     def _wait_for_sites(self, minimum: int) -> Sequence[str]:
         """Return the sites that are there, once they are enough; a moment later there may be fewer, or none."""
-        while len(here := self._grid.sites()) < minimum:  # one may leave again before it is counted
+        while len(here := self._here()) < minimum:  # one may leave again before it is counted
             with self.tracked.paused(f"it waits until {minimum} sites are connected and may work"):
                 self._grid.wait_for_sites_or_wish(minimum)
             self._heed()
@@ -156,6 +157,12 @@ class FedWon(FedAvg):
         if wish == STOP:
             self.tracked.grant()
             raise Stopped("An operator asked the run to stop at the end of its round.")
+
+    def _here(self) -> list[str]:
+        """Return the sites that can be asked, without those that are suspended."""
+        out = suspended(self.tracked.store)
+        self._grid.suspend(out)
+        return [site for site in self._grid.sites() if site not in out]
 
     def _ask(self, number: int, sites: Sequence[str]) -> None:
         """Make tasks of a round for these sites."""
@@ -183,6 +190,7 @@ class FedWon(FedAvg):
         """
         number = self.done + server_round
         accepted, missing = self._answers.collect(number, self._sent, replies)
+        missing |= self._answers.compare(number, self._sent, accepted)
         while len(accepted) < self._needed():
             for _ in range(self.tracked.config.participation.retries):
                 if len(accepted) >= self._needed():
@@ -193,11 +201,17 @@ class FedWon(FedAvg):
                     self._pause(number, accepted, missing)
                 self._ask(number, self._newcomers())
                 missing = self._repeat(number, accepted)
-        return self._commit(number, accepted, missing)
+        with self.tracked.soon():
+            self.tracked.admitted([one.past for one in accepted.values()])
+        return self._commit(number, accepted | self._released(number), missing)
+
+    def _released(self, number: int) -> dict[str, Accepted]:
+        """Return the refused updates that an operator let out, as late as they are."""
+        return self._answers.released(number)
 
     def _newcomers(self) -> list[str]:
         """Return the sites that are connected and were not asked in this round."""
-        return [site for site in self._grid.sites() if site not in self._sent]
+        return [site for site in self._here() if site not in self._sent]
 
     def _needed(self) -> int:
         settings = self.tracked.config.participation
@@ -214,7 +228,7 @@ class FedWon(FedAvg):
             number, asked, self._grid.send_and_receive(list(asked.values()), timeout=timeout)
         )
         accepted |= more
-        return missing
+        return missing | self._answers.compare(number, self._sent, accepted)
 
     def _pause(self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]) -> None:
         """Wait for another site, or for some time.
@@ -240,15 +254,15 @@ class FedWon(FedAvg):
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:
-        settings, sites = self.tracked.config.aggregation, sorted(accepted)
-        updates = [accepted[site].update for site in sites]
+        settings, counting = self.tracked.config.aggregation, [accepted[key] for key in sorted(accepted)]
+        updates, sites = [one.update for one in counting], sorted({one.update.site for one in counting})
         types = {name: array.dtype for name, array in self._reference.items()}
-        averaged = average(updates, settings.weights, settings.weight_cap, settings.staleness, element_types=types)
-        metrics = self.train_metrics_aggr_fn([accepted[site].metrics for site in sites], self.weighted_by_key)
+        averaged = aggregate(updates, [one.start for one in counting], settings, types)
+        metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         whole, delta = self._as_sites_get_it(number, whole)
-        seconds, tasks = time.monotonic() - self._started, [self._sent[site].metadata.message_id for site in sites]
+        seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
         stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta)
         self._announce(number, stored)
         self._close(number, missing)

@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from fedwon.common.arrays import Blob
+from fedwon.common.errors import Refused
+from fedwon.common.rebuilding import most_bytes
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.transfers import Patience
+
+MOST_SENT = 8
+"""A site may send so many times the bytes of the largest update for one task: lines break, and files arrive damaged."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class Task:
     seconds: float = 0.0
     uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
     receiving: Patience | None = None
+
+    def received(self, count: int) -> None:
+        """Count bytes of the outcome; a site that sends it again and again, damaged or anew, is answered for.
+
+        Raises:
+            Refused: it has sent several times what the largest update has.
+        """
+        self.bytes_up += count
+        most = MOST_SENT * most_bytes(self.blob.size if self.blob else 0)
+        if self.bytes_up > most:
+            reason = f"the site sent {self.bytes_up} bytes for one update, and {most} are the most"
+            if not self.done:
+                self.done = True
+                self.answers.put(Answer(self.offer.task_id, error=reason))
+            raise Refused(f"Task {self.offer.task_id}: {reason}.")
 
     @property
     def files(self) -> tuple[Blob, ...]:

@@ -15,6 +15,7 @@ from fedwon.server.config import ServerConfig
 from fedwon.server.hub import Hub
 from fedwon.server.standing import Standing
 from fedwon.server.store import Store
+from fedwon.server.suspension import suspended
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Watch:
         standing: which certificates count.
         trust: the authorities.
         refusals: where a session that is ended goes on record.
-        store: the server's database, with what the operator wishes of the run.
+        store: the server's database, with what the operator wishes of the run and who is suspended.
     """
 
     def __init__(self, hub: Hub, standing: Standing, trust: LiveTrust, refusals: Refusals, store: Store) -> None:
@@ -61,6 +62,7 @@ class Watch:
         """
         found = await self._standing.refresh()
         self._hub.bar({site: f"revoked: {reason}" for site, reason in found.barred.items()})
+        self._hub.suspend(await asyncio.to_thread(suspended, self._store))
         for session in list(self._hub.sessions.values()):
             text = self._standing.refusal(session.peer) if session.peer else None
             if text is not None and session.refusal is None:

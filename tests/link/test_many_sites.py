@@ -12,7 +12,7 @@ from fedwon.common.arrays import write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
 from fedwon.common.pki import Credentials
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.run_config import AdmissionConfig, TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.app import federate
 from fedwon.server.standing import revoke
@@ -20,7 +20,9 @@ from fedwon.server.store import CertificateRow, RoundRow, Site, TaskRow
 from tests.server.server_kit import federation, rows, small_run, until
 
 MANY = 50
-CONFIG = small_run(classes=tuple("0123"), rounds=2, minimum=MANY)
+CONFIG = small_run(classes=tuple("0123"), rounds=2, minimum=MANY).model_copy(
+    update={"admission": AdmissionConfig(replays=False)}  # they answer what was recorded, in every round
+)
 
 
 def payload(folder) -> bytes:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwon.server.admission import MOST_METRICS, refuse, refuse_arrays, refuse_examples, refuse_metrics
+from fedwon.common.run_config import AdmissionConfig
+from fedwon.server.admission import (
+    BEHIND,
+    MOST_METRICS,
+    Landed,
+    Past,
+    refuse,
+    refuse_arrays,
+    refuse_examples,
+    refuse_growth,
+    refuse_metrics,
+    refuse_replay,
+    refuse_size,
+)
 from tests.server.server_kit import good_metrics, record, stored
 
 
@@ -105,10 +118,67 @@ def test_the_order_of_tensors_is_not_looked_at():
     assert refuse_arrays(turned, model()) is None
 
 
+def past(examples=10, digest="d", number=1, norm=1.0, site="a"):
+    return Past(site, number, examples, norm, digest)
+
+
+@pytest.mark.parametrize(
+    ("declared", "counted", "reason"),
+    [
+        (1000, [], None),
+        (100, [10], None),
+        (101, [10], "it declares 101 training images; in its last 1 rounds it declared 10, and"),
+        (101, [10, 10, 500], "it declares 101 training images; in its last 3 rounds it declared 10, and"),
+        (1, [500], None),
+    ],
+)
+def test_growth(declared, counted, reason):
+    said = refuse_growth(declared, [past(examples) for examples in counted], 10)
+    assert said is None if reason is None else said.startswith(reason)
+
+
+def test_more_than_any_update_may_declare():
+    assert refuse_examples(11, 20, most=10) == "it declares 11 training images; `run.admission.most_examples` is 10"
+    assert refuse_examples(10, 20, most=10) is None
+
+
+def test_replays():
+    assert refuse_replay("abc", None) is None
+    assert "round 3" in refuse_replay("abc", 3)
+
+
+def test_size():
+    assert refuse_size(model(), model()) is None
+    assert "bytes of numbers" in refuse_size(model(head=np.zeros(2**20, np.float32)), model())
+
+
 def test_all_rules_together(tmp_path):
     good, bad = stored(tmp_path / "1", model()), stored(tmp_path / "2", model(steps=None))
-    assert refuse(good, good_metrics(), model(), 20) is None
-    assert refuse(good, good_metrics(), model(), None) is None
-    assert "lacks" in refuse(good, {}, model(), 20)
-    assert "declares 30" in refuse(good, good_metrics(30), model(), 20)
-    assert "missing steps" in refuse(bad, good_metrics(), model(), 20)
+    assert refuse(Landed(good, good_metrics(), 20), model()) is None
+    assert refuse(Landed(good, good_metrics()), model()) is None
+    for landed, rule, reason in [
+        (Landed(good, {}, 20), "numbers", "lacks"),
+        (Landed(good, good_metrics(30), 20), "examples", "declares 30"),
+        (Landed(bad, good_metrics(), 20), "tensors", "missing steps"),
+        (Landed(good, good_metrics(200), past=[past()]), "growth", "declares 200"),
+        (Landed(good, good_metrics(), earlier=4), "replay", "round 4"),
+    ]:
+        found = refuse(landed, model())
+        assert found.rule == rule
+        assert reason in found.reason
+
+
+@pytest.mark.parametrize("count", [10**400, -(10**400), 2**53 + 2])
+def test_counts_that_no_number_can_hold(count):
+    assert refuse_metrics(good_metrics(count)) in {"num-examples is not a finite number", "num-examples is no count"}
+
+
+def test_rules_that_are_off(tmp_path):
+    rules = AdmissionConfig(finite=False, surveyed=False, count_growth=None)
+    endless = stored(tmp_path / "1", model(conv__bias=np.float32([0, np.nan])))
+    landed = Landed(endless, good_metrics(200), 20, [past()])
+    assert refuse(landed, model(), rules) is None
+    assert refuse(landed, model()).rule == "examples"
+    assert refuse(landed, model(), rules.model_copy(update={"finite": True})).rule == "finite"
+    behind = Landed(stored(tmp_path / "2", model()), good_metrics(200, **{BEHIND: 3}), None, [past()])
+    assert refuse(behind, model()) is None  # below a relay, sites come and go
