@@ -36,7 +36,7 @@
     │   ├── OutOfMemory      65  a task that a site's memory does not suffice for
     │   ├── Unavailable      66  a site that may not work now, by its own schedule
     │   ├── BeyondLimits     67  a task that a site's own limits do not allow
-    │   └── NotReleasable    69  a refused update that cannot count after all
+    │   └── StaysRefused    69  a refused update that cannot count after all
     ├── MissingExtra         70  an optional package that is not installed
     └── Unhealthy            80  a server or client that does not run, or hangs
 
@@ -312,10 +312,10 @@ class BeyondLimits(RunError):
     default_hint = "Ask for less in the run, or let the site's people change `limits` in its client.yaml."
 
 
-class NotReleasable(RunError):
+class StaysRefused(RunError):
     """A refused update that cannot count after all."""
 
-    code, slug = 69, "not-releasable"
+    code, slug = 69, "stays-refused"
     default_hint = "`fedwon-server quarantine list` shows the refused updates, and why each was refused."
 
 

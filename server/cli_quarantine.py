@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedwon.common.console import show_table
-from fedwon.common.errors import NotReleasable
+from fedwon.common.errors import StaysRefused
 from fedwon.common.version import VERSION
 from fedwon.server.options import HOME, AsJson, Folder
 from fedwon.server.serving import Home
@@ -88,7 +88,7 @@ def release(task: TaskName, folder: Folder = HOME, reason: Reason = "", as_json:
 
     home = Home.open(folder)
     if (folder / PARENT).exists():
-        raise NotReleasable(
+        raise StaysRefused(
             f"{folder} is a relay: its answer to the round of {task} has gone to its parent, and no later one is about "
             "that round."
         )

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from fedwon.common.arrays import StoredRecord, open_record
-from fedwon.common.errors import FedwonError, NotReleasable, RunMissing
+from fedwon.common.errors import FedwonError, StaysRefused, RunMissing
 from fedwon.server.admission import Refusal, Rule
 from fedwon.server.admission_rows import COUNTED, GONE, HELD, RELEASED, QuarantineRow
 from fedwon.server.auditing import operator
@@ -101,7 +101,7 @@ def find(store: Store, task: str) -> QuarantineRow:
     """Return a quarantined update by its task's name, or by an end of it that only one has.
 
     Raises:
-        NotReleasable: there is none, or several.
+        StaysRefused: there is none, or several.
     """
     query = select(QuarantineRow).where(QuarantineRow.task.endswith(task, autoescape=True))
     with store.session() as session:
@@ -109,7 +109,7 @@ def find(store: Store, task: str) -> QuarantineRow:
     exact = [row for row in rows if row.task == task] or rows
     if len(exact) != 1:
         count = f"{len(exact)} updates" if exact else "No update"
-        raise NotReleasable(f"{count} in quarantine are of a task that ends in `{task}`.")
+        raise StaysRefused(f"{count} in quarantine are of a task that ends in `{task}`.")
     return exact[0]
 
 
@@ -117,7 +117,7 @@ def details(store: Store, root: Path, task: str) -> dict[str, Any]:
     """Return what is known of a quarantined update: reason, numbers, and how far it moves which tensors.
 
     Raises:
-        NotReleasable: there is none of that name.
+        StaysRefused: there is none of that name.
     """
     row = find(store, task)
     found = {**_described(row, root), "digest": row.digest, "metrics": row.metrics}
@@ -140,7 +140,7 @@ def release(store: Store, root: Path, task: str, reason: str = "") -> Quarantine
         reason: why, for the audit trail.
 
     Raises:
-        NotReleasable: it can never count, was let out before, or comes too late.
+        StaysRefused: it can never count, was let out before, or comes too late.
     """
     row = find(store, task)
     _check_releasable(row, store, root)
@@ -155,18 +155,18 @@ def release(store: Store, root: Path, task: str, reason: str = "") -> Quarantine
 def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
     if row.state != HELD:
         said = {RELEASED: "was released already and counts in the next round", COUNTED: "was released and has counted"}
-        raise NotReleasable(f"The update {row.task} {said.get(row.state, 'was released and could not be used')}.")
+        raise StaysRefused(f"The update {row.task} {said.get(row.state, 'was released and could not be used')}.")
     if row.rule in NEVER or row.metrics.get("num-examples", 0) < 1:
-        raise NotReleasable(f"The update {row.task} cannot count, whoever says so: {row.reason}.")
+        raise StaysRefused(f"The update {row.task} cannot count, whoever says so: {row.reason}.")
     run = Run.open(store, root, row.run)
     if run.state == "finished":
-        raise NotReleasable(f"Run {row.run} has finished: there is no next round in which {row.task} could count.")
+        raise StaysRefused(f"Run {row.run} has finished: there is no next round in which {row.task} could count.")
     if not _path(row, root).is_file():
-        raise NotReleasable(f"The file of {row.task} is not kept any more (`run.retention.refused`).")
+        raise StaysRefused(f"The file of {row.task} is not kept any more (`run.retention.refused`).")
     try:
         run.model(row.round - 1)
     except RunMissing:
-        raise NotReleasable(
+        raise StaysRefused(
             f"The update {row.task} starts from the model of round {row.round - 1}, which is not kept any more: the "
             "run has gone on too far since (`run.retention.rounds`)."
         ) from None
@@ -185,7 +185,7 @@ def released(run: Run) -> list[tuple[QuarantineRow, StoredRecord]]:
         try:
             record = open_record(run.quarantine / row.file)
             if record.blob.digest != row.digest:
-                raise NotReleasable(f"{record.blob.path} is not the file that was refused.")
+                raise StaysRefused(f"{record.blob.path} is not the file that was refused.")
         except FedwonError as error:
             give_up(run, row, error.message)
         else:

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord
 from typer.testing import CliRunner
 
-from fedwon.common.errors import NotReleasable, Refused
+from fedwon.common.errors import StaysRefused, Refused
 from fedwon.common.run_config import AdmissionConfig
 from fedwon.server import quarantine, sites
 from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
@@ -213,7 +213,7 @@ def test_what_an_operator_sees(home, typed):
     assert shown["norm"] > 100
     assert len(shown["moved_most"]) == quarantine.SHOWN
     assert "moved_most" in typed("quarantine", "show", task)
-    with pytest.raises(NotReleasable, match="No update in quarantine"):
+    with pytest.raises(StaysRefused, match="No update in quarantine"):
         typed("quarantine", "show", "r0002.train.x")
     assert [line["action"] for line in trail(home.store, site="x")] == ["update quarantined"]
 
@@ -241,19 +241,19 @@ def test_a_released_update_counts_once_as_a_late_one(home, typed):
     after = run.last()[1]
     start(run, FakeGrid({"a": answering(0.1)}), done=2)
     assert same(run.last()[1], shifted(after, 0.1))
-    with pytest.raises(NotReleasable, match="was released and has counted"):
+    with pytest.raises(StaysRefused, match="was released and has counted"):
         release(home.store, home.folder, row["task"])
     assert [line["action"] for line in trail(home.store, site="x")] == ["update quarantined", "update released"]
 
 
 def test_what_cannot_be_released(home, monkeypatch):
     refused_run(home, tensor(first(np.nan)))
-    with pytest.raises(NotReleasable, match="cannot count, whoever says so: tensor"):
+    with pytest.raises(StaysRefused, match="cannot count, whoever says so: tensor"):
         release(home.store, home.folder, "train.x")
     run = refused_run(home, counting(**{"num-examples": 0}))
-    with pytest.raises(NotReleasable, match="2 updates in quarantine"):
+    with pytest.raises(StaysRefused, match="2 updates in quarantine"):
         release(home.store, home.folder, "train.x")
-    with pytest.raises(NotReleasable, match="cannot count, whoever says so: it declares no training image"):
+    with pytest.raises(StaysRefused, match="cannot count, whoever says so: it declares no training image"):
         release(home.store, home.folder, f"{run.id}.r0001.train.x")
 
 
@@ -261,14 +261,14 @@ def test_what_comes_too_late(home):
     run = refused_run(home)
     task, file = f"{run.id}.r0001.train.x", run.quarantine / f"{run.id}.r0001.train.x.safetensors"
     run.model_path(0).unlink()
-    with pytest.raises(NotReleasable, match="starts from the model of round 0, which is not kept"):
+    with pytest.raises(StaysRefused, match="starts from the model of round 0, which is not kept"):
         release(home.store, home.folder, task)
     file.unlink()
-    with pytest.raises(NotReleasable, match="is not kept any more"):
+    with pytest.raises(StaysRefused, match="is not kept any more"):
         release(home.store, home.folder, task)
     assert listing(home.store, home.folder)[0]["file"] is None
     run.finish("finished")
-    with pytest.raises(NotReleasable, match="has finished"):
+    with pytest.raises(StaysRefused, match="has finished"):
         release(home.store, home.folder, task)
 
 
@@ -287,7 +287,7 @@ def test_a_released_file_that_was_changed_is_not_used(home):
 
 def test_a_relays_updates_are_not_released(home, typed):
     (home.folder / "parent").mkdir()
-    with pytest.raises(NotReleasable, match="is a relay"):
+    with pytest.raises(StaysRefused, match="is a relay"):
         typed("quarantine", "release", "train.x")
 
 
