@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from fedwon.client import cli_predict
 from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.common import logs, notify
 from fedwon.common.config import load, parse
@@ -229,6 +230,9 @@ def evaluate(
         ],
         title=str(model),
     )
+
+
+cli_predict.register(app)
 
 
 def run() -> None:

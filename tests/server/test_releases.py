@@ -214,7 +214,7 @@ def test_the_best_round_and_the_release_before(tmp_path):
 @pytest.mark.parametrize("method", ["fedbn", "silobn", "standalone"])
 def test_a_network_that_is_not_whole_at_the_server_is_not_released(tmp_path, method):
     home = make_home(tmp_path / "server")
-    config = RunConfig(**{"method": method, "model": {"width": 0.1}, "images": {"size": 8}})
+    config = RunConfig(method=method, model={"width": 0.1}, images={"size": 8})
     make_run(home, rounds=1, config=config)
     with pytest.raises(NotReleasable, match="stays at each site"):
         make_release(home, Wish())
