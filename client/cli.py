@@ -131,6 +131,7 @@ def start(
     ] = 60.0,
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""
+    from fedwon.client.adoption import Adoption
     from fedwon.client.data import survey
     from fedwon.client.link import Link
     from fedwon.client.precedence import stand_back
@@ -146,6 +147,7 @@ def start(
         until_finished=until_finished,
         patience=patience,
         schedule=config.schedule,
+        adoption=Adoption(config, folder),
     )
     logs.bind(site=link.site)
     asyncio.run(_serve(link, config.server))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
+from fedwon.common.gates import Gates
 
 
 class DataConfig(Settings):
@@ -64,3 +65,5 @@ class ClientConfig(SiteConfig, LinkConfig):
     """How far the client stands back where processors are short: 0 as any process, 19 behind all others (`nice`)."""
     schedule: ScheduleConfig = ScheduleConfig()
     """When this site may work."""
+    gates: Gates = Gates()
+    """What a release must reach here before the line uses it, besides what the operator asks for."""

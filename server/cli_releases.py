@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from fedwon.common.console import show_table
+from fedwon.common.gates import Figures
 from fedwon.common.release import Manifest, Parity, Release
 from fedwon.common.version import VERSION
 from fedwon.server.options import HOME, AsJson, Folder
@@ -17,7 +19,14 @@ from fedwon.server.wishes import LIMIT, LIMIT_INT8, Wish
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the operator's."""
-    app.command()(release)
+    for command in (release, promote, hold, rollback, releases):
+        app.command()(command)
+
+
+Sites = Annotated[list[str] | None, typer.Option("--site", help="A site; repeat it for several.")]
+Everywhere = Annotated[bool, typer.Option("--all", help="All sites that may take part.")]
+SERVED = "sites that are connected hear of it within seconds, the others when they connect"
+UNSERVED = "no server runs with this folder: sites hear of it once one does, such as `fedwon-server start --once`"
 
 
 def _round(text: str | None) -> int | str | None:
@@ -56,6 +65,100 @@ def release(
     typer.echo(f"Next:\n  fedwon-server promote {made.manifest.name} --site SITE --dir {folder}")
 
 
+def promote(
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help="The release's name.")],
+    site: Sites = None,
+    everywhere: Everywhere = False,
+    accuracy: Annotated[float | None, typer.Option(help="Least share of images classified rightly.")] = None,
+    defect: Annotated[list[str] | None, typer.Option(help="A class that is a defect; repeat it for several.")] = None,
+    escape: Annotated[float | None, typer.Option(help="Largest share of defective parts taken for good.")] = None,
+    overkill: Annotated[float | None, typer.Option(help="Largest share of good parts taken for defective.")] = None,
+    images: Annotated[int | None, typer.Option(help="Fewest validation images to judge by.")] = None,
+    folder: Folder = HOME,
+) -> None:
+    """Let sites use a release: each measures it on its own validation images, and switches if all gates pass."""
+    from fedwon.common.config import parse
+    from fedwon.common.gates import Gates
+    from fedwon.server.orders import give, named_sites
+    from fedwon.server.shelves import find_release
+
+    home = Home.open(folder)
+    asked = {"accuracy": accuracy, "escape": escape, "overkill": overkill, "images": images}
+    gates = parse(Gates, {**asked, "defects": tuple(defect or ())}, "the gates")
+    gates.check(find_release(home, name).manifest.classes)
+    sites = named_sites(home.store, site or [], everywhere=everywhere, promoting=True)
+    give(home.store, "promote", sites, name, gates)
+    typer.echo(f"{name} is promoted to {_listed(sites)}; {SERVED if home.served else UNSERVED}")
+    typer.echo(f"Look at their answers with:\n  fedwon-server releases --dir {folder}")
+
+
+def hold(site: Sites = None, everywhere: Everywhere = False, folder: Folder = HOME) -> None:
+    """Let sites stay with what they use: an open promotion is withdrawn, and `promote --all` leaves them out."""
+    _order("hold", site, everywhere, folder)
+
+
+def rollback(site: Sites = None, everywhere: Everywhere = False, folder: Folder = HOME) -> None:
+    """Let sites go back to the release that they used before, at once and without gates: it is still on their disk."""
+    _order("rollback", site, everywhere, folder)
+
+
+def _order(kind: Literal["hold", "rollback"], site: list[str] | None, everywhere: bool, folder: Path) -> None:
+    from fedwon.server.orders import give, named_sites
+
+    home = Home.open(folder)
+    sites = named_sites(home.store, site or [], everywhere=everywhere)
+    give(home.store, kind, sites)
+    said = {"hold": "held", "rollback": "told to go back to the release before"}[kind]
+    typer.echo(f"{_listed(sites)}: {said}; {SERVED if home.served else UNSERVED}")
+
+
+def _listed(sites: list[str]) -> str:
+    return ", ".join(sites) if sites else "no site"
+
+
+def releases(folder: Folder = HOME, as_json: AsJson = False) -> None:
+    """Show the releases, and which of them each site uses and what it said to the newest order."""
+    from fedwon.server.orders import by_site
+    from fedwon.server.shelves import list_releases
+
+    home = Home.open(folder)
+    made, sites = list_releases(home), by_site(home.store)
+    if as_json:
+        rows = [_content(manifest) for manifest in made]
+        typer.echo(json.dumps({"version": VERSION, "releases": rows, "sites": sites}))
+        return
+    if not made:
+        typer.echo("no releases yet: fedwon-server release")
+        return
+    show_table(("release", "made", "run", "round", "worst site", "in use at"), [_row(one, sites) for one in made])
+    if sites:
+        show_table(("site", "in use", "order", "release", "state", "figures", "reason"), map(_site_row, sites))
+
+
+def _row(manifest: Manifest, sites: list[dict[str, Any]]) -> tuple[object, ...]:
+    using = [site["site"] for site in sites if site["in_use"] == manifest.name]
+    return manifest.name, manifest.made[:19], manifest.run, manifest.round, _worst(manifest), ", ".join(using) or None
+
+
+def _worst(manifest: Manifest) -> str | None:
+    worst = min(manifest.metrics, key=lambda site: manifest.metrics[site].accuracy, default=None)
+    return worst and f"{worst} {manifest.metrics[worst].accuracy:.1%}"
+
+
+def _site_row(site: dict[str, Any]) -> tuple[object, ...]:
+    figures = site["figures"] and Figures.model_validate({key: site["figures"][key] for key in Figures.model_fields})
+    state = f"waiting since {site['made'][:19]}" if site["state"] == "open" else site["state"]
+    return (
+        site["site"],
+        site["in_use"],
+        site["order"],
+        site["release"],
+        state,
+        figures.words() if figures else None,
+        site["reason"] or None,
+    )
+
+
 def _content(manifest: Manifest) -> dict[str, Any]:
     return manifest.model_dump(mode="json", exclude={"task"})
 
@@ -66,8 +169,7 @@ def _show(made: Release) -> None:
     for file, parity in manifest.parity.items():
         typer.echo(f"  {file}: {parity_line(parity)}")
     if manifest.metrics:
-        worst = min(manifest.metrics, key=lambda site: manifest.metrics[site].accuracy)
-        typer.echo(f"  worst of {len(manifest.metrics)} sites: {worst} {manifest.metrics[worst].accuracy:.1%}")
+        typer.echo(f"  worst of {len(manifest.metrics)} sites: {_worst(manifest)}")
 
 
 def parity_line(parity: Parity) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 from sqlalchemy import select
 
 from fedwon.common.arrays import StoredRecord
-from fedwon.common.errors import ConfigError, FedwonError, FolderTaken, NotReleasable, ReleaseMissing, RunMissing
-from fedwon.common.files import read_bytes, sha256_file, sync_folder, write_atomic
+from fedwon.common.errors import ConfigError, FolderTaken, NotReleasable, RunMissing
+from fedwon.common.files import sha256_file, sync_folder, write_atomic
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.release import (
     MANIFEST,
@@ -31,7 +31,6 @@ from fedwon.common.release import (
     ReleasedFile,
     SiteScore,
     open_release,
-    read_manifest,
     sign,
 )
 from fedwon.common.run_config import TaskConfig
@@ -42,12 +41,12 @@ from fedwon.server.evaluation import score_of
 from fedwon.server.retention import best_round, validation_scores
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home
+from fedwon.server.shelves import FOLDER, list_releases
 from fedwon.server.store import MetricRow, Site, TaskRow, now
 from fedwon.server.wishes import Wish
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "releases"
 _MAKING = ".making-"
 _LEFT_SECONDS = 3600.0
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
@@ -96,32 +95,6 @@ def make_release(home: Home, wish: Wish) -> Release:
         write_atomic(folder / SIGNATURE, sign(content, home.authority.key))
     home.store.audit("release made", name, f"round {number} of {run.id}", actor=operator())
     return open_release(place, home.authority.pem)
-
-
-def list_releases(home: Home) -> list[Manifest]:
-    """Return what releases there are, oldest first; one that the federation did not sign is named in the log."""
-    folder, authorities = home.folder / FOLDER, read_bytes(home.folder / "pki" / "ca.pem")
-    found = []
-    for place in sorted(folder.glob("[!.]*")) if folder.is_dir() else []:
-        try:
-            found.append(read_manifest(place, authorities))
-        except FedwonError as error:
-            logger.warning("%s is passed over: %s", place, error.message)
-    return sorted(found, key=lambda manifest: (manifest.made, manifest.name))
-
-
-def find_release(home: Home, name: str) -> Release:
-    """Open a release by name, every byte of it checked.
-
-    Raises:
-        ReleaseMissing: there is none of that name.
-        UntrustedRelease: it is not what was signed.
-    """
-    known = [manifest.name for manifest in list_releases(home)]
-    if name not in known and not (home.folder / FOLDER / name).is_dir():
-        names = f"there are: {', '.join(known[-5:])}" if known else "there is none yet: `fedwon-server release`"
-        raise ReleaseMissing(f"There is no release `{name}`; {names}.")
-    return open_release(home.folder / FOLDER / name, read_bytes(home.folder / "pki" / "ca.pem"))
 
 
 def _picked(run: Run, wanted: int | str | None) -> tuple[int, StoredRecord]:

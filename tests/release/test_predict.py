@@ -95,10 +95,9 @@ def test_a_watched_folder(made, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "POLL_SECONDS", 0.01)
     shutil.copy(made.images / "part-00.png", tmp_path / "first.png")
     (tmp_path / "notes.txt").write_text("no image")
-    looks, seen = 0, []
-    for found in arrivals(tmp_path):
+    seen = []
+    for looks, found in enumerate(arrivals(tmp_path), start=1):
         seen += [path.name for path in found]
-        looks += 1
         if looks == 3:
             (tmp_path / "second.png").write_bytes(b"half")
         if looks == 4:  # still being written: another size than at the last look

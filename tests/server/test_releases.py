@@ -28,7 +28,8 @@ from fedwon.common.run_config import RunConfig
 from fedwon.common.scoring import OnnxModel
 from fedwon.server import exporting
 from fedwon.server.auditing import trail
-from fedwon.server.releases import find_release, list_releases, make_release
+from fedwon.server.releases import make_release
+from fedwon.server.shelves import find_release, list_releases
 from fedwon.server.wishes import Wish
 from tests.server.release_kit import commit, make_home, make_run, photographs
 
