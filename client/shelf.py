@@ -72,7 +72,7 @@ class Shelf:
         """
         name = self.standing.in_use
         if name is None:
-            raise ReleaseMissing(f"No release is in use at this site ({self.folder}).", hint=_HINT)
+            raise ReleaseMissing(f"No release is in use at this site ({self.folder}).")
         return self.place(name)
 
     def note(self, order: str, answer: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Shelf:
         """
         now = self.standing
         if now.before is None or not self.place(now.before).is_dir():
-            raise ReleaseMissing("There is no release before this one at the site.", hint=_HINT)
+            raise ReleaseMissing("There is no release before this one at the site.")
         answer = {**answer, "release": now.before}
         self._write(Standing(in_use=now.before, before=now.in_use, order=order, answer=answer))
         return now.before

@@ -50,7 +50,7 @@ def write_atomic(
                 temporary.unlink(missing_ok=True)
             raise
         if sync_folder:
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(error, f"writing {path}") from error
 
@@ -67,7 +67,7 @@ def move(path: Path, target: Path) -> Path:
     """
     try:
         path.replace(target)
-        sync_folder(target.parent)
+        _sync_folder(target.parent)
     except OSError as error:
         raise storage_error(error, f"moving {path} to {target}") from error
     return target
@@ -178,12 +178,7 @@ def _write_synced(path: Path, data: bytes | Iterable[bytes | memoryview], mode: 
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the disk knows the names in a folder, where its file system can say so.
-
-    Raises:
-        OSError: it cannot be opened, or the disk fails.
-    """
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

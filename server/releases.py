@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import ConfigError, FolderTaken, NotReleasable, RunMissing
-from fedwon.common.files import sha256_file, sync_folder, write_atomic
+from fedwon.common.files import move, sha256_file, write_atomic
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.release import (
     MANIFEST,
@@ -134,8 +134,7 @@ def _making(place: Path) -> Iterator[Path]:
             if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
         yield folder
-        folder.rename(place)
-        sync_folder(place.parent)
+        move(folder, place)
     except OSError as error:
         raise storage_error(error, f"writing {place}") from None
     finally:
