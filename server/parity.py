@@ -110,7 +110,7 @@ def trained_outputs(network: nn.Module, images: Images, config: ImageConfig) -> 
     preparation = Preparation(config)
     fitted = torch.stack([preparation.fit(torch.from_numpy(np.array(image))) for image in images])
     with torch.inference_mode():
-        parts = [network.eval()(preparation.normalize(part)) for part in fitted.split(_BATCH)]
+        parts = [network.eval()(preparation.normalize(part)) for part in torch.split(fitted, _BATCH)]
     return torch.cat(parts).numpy()
 
 

@@ -22,8 +22,7 @@ def gates_from_wire(message: pb.Gates) -> Gates:
     Raises:
         ConfigError: one is out of its range.
     """
-    names = ("accuracy", "escape", "overkill", "images")
-    found: dict[str, Any] = {name: getattr(message, name) for name in names if message.HasField(name)}
+    found: dict[str, Any] = {field.name: value for field, value in message.ListFields()}  # those that are set
     return parse(Gates, {**found, "defects": tuple(message.defects)}, "the gates of the promotion")
 
 
