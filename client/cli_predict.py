@@ -53,14 +53,14 @@ def predict(
     found = find_images(paths or [])
     form: Form = "json" if as_json else "csv" if as_csv else "plain"
 
-    def load() -> Predictor:
+    def _load() -> Predictor:
         shelf = Shelf(folder) if release is None else None
         return Predictor(trusted_release(folder, release, authority), int8=int8, threads=threads, shelf=shelf)
 
     if watch:
-        _watch(watch, load, form)
+        _watch(watch, _load, form)
         return
-    predictor = load()
+    predictor = _load()
     unreadable = _show(predictor, predictor.predict(found), form)
     if unreadable:
         raise DataError(f"Files that could not be read: {unreadable} of {len(found)}; each is named above.")
