@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from fedwon.client import cli_predict
 from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.common import logs, notify
 from fedwon.common.config import load, parse
@@ -130,6 +131,7 @@ def start(
     ] = 60.0,
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""
+    from fedwon.client.adoption import Adoption
     from fedwon.client.data import images_of, survey
     from fedwon.client.limits import Limits
     from fedwon.client.link import Link
@@ -150,6 +152,7 @@ def start(
         patience=patience,
         schedule=config.schedule,
         load_app=lambda: limits.around(training_app()),
+        adoption=Adoption(config, folder),
     )
     logs.bind(site=link.site)
     with measured(config.metrics, folder, link.figures):
@@ -235,6 +238,9 @@ def evaluate(
         ],
         title=str(model),
     )
+
+
+cli_predict.register(app)
 
 
 def run() -> None:

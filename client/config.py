@@ -9,6 +9,7 @@ from pydantic import Field
 from fedwon.client.limits import LimitsConfig
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
+from fedwon.common.gates import Gates
 
 ADDRESS = r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 """`host:port`, or `[address]:port` for IPv6."""
@@ -73,3 +74,5 @@ class ClientConfig(SiteConfig, LinkConfig):
     """When this site may work."""
     limits: LimitsConfig = LimitsConfig()
     """What this site lets the server ask of it; a task beyond it is given back with the reason."""
+    gates: Gates = Gates()
+    """What a release must reach here before the line uses it, besides what the operator asks for."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 
+from fedwon.client.adoption import Adoption
 from fedwon.client.attendance import Attendance
 from fedwon.client.config import LinkConfig
 from fedwon.client.enrolment import open_channel
@@ -68,6 +69,7 @@ class Link:
         patience: seconds during which another client with this identity may be this box's own broken session.
         schedule: when the site may work; None for at any time.
         load_app: returns what does the tasks.
+        adoption: takes releases for the line; None for a relay, which has none.
         overhear: is told every message of the server that is about tasks and runs, after the link has acted on it.
 
     Raises:
@@ -85,11 +87,12 @@ class Link:
         patience: float,
         schedule: ScheduleConfig | None = None,
         load_app: Callable[[], App] = training_app,
+        adoption: Adoption | None = None,
         overhear: Callable[[pb.FromServer], None] = lambda _: None,
     ) -> None:
         self._config, self._folder, self._survey = config, folder, survey
         self._until_finished, self._patience = until_finished, patience
-        self._load_app, self._overhear = load_app, overhear
+        self._load_app, self._overhear, self._adoption = load_app, overhear, adoption
         self.site = site_of(load_credentials(folder / "pki", "site").certificate)
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
@@ -116,6 +119,8 @@ class Link:
             runner = TaskRunner(self._server, self._folder, node, tell, memory_mb, load_app=self._load_app)
             runner.use(self._open)
             self._runner = runner
+            if self._adoption is not None:
+                self._adoption.connect(self._open, tell)
             async with (
                 _beside(runner.run()),
                 _beside(self._attendance.watch(runner, lambda: self._judgement.standing)),
@@ -191,6 +196,8 @@ class Link:
         self._liveness = Liveness(_sensible(welcome.heartbeat_seconds))
         self._judgement.connected()
         runner.connected(self._liveness)
+        if self._adoption is not None:
+            self._adoption.wake.set()
         self._attendance.tell()  # again, for what a broken session left unsent may be older than the hello
         return self._liveness.heartbeat
 
@@ -206,6 +213,7 @@ class Link:
             unfinished=runner.unfinished(),
             codecs=sorted(CODECS),
             availability=self._attendance.to_wire(),
+            releases=self._adoption is not None,
         )
 
     def tell_survey(self, survey: Survey) -> None:
@@ -245,6 +253,8 @@ class Link:
                     logger.info("round %d is over", message.committed.round)
                 case "trust":
                     await self._renewal.trust(message.trust.authorities, interval)
+                case "release" if self._adoption is not None:
+                    self._adoption.order(message.release)
                 case "finished":
                     self._run_ended(message.finished)
             self._overhear(message)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedwon.client.agreement import agree
+from fedwon.client.agreement import Agreement, agree
 from fedwon.client.config import DataConfig
 from fedwon.client.decoding import Preparation
 from fedwon.client.images import Corrupt, ImageSet, Room, load_images
@@ -71,6 +71,28 @@ def open_site(data: DataConfig, task: TaskConfig, base: Path) -> SiteData:
         EmptyClass: a class has a folder but no readable image.
         DataError: nothing is left to train on, or what `fedwon.client.listing.list_site` says.
     """
+    listing, rows, agreement = parted(data, task, base)
+    rows["train"] = draw(rows["train"], listing["train"], task.images.max_train, task.seed)
+    sets, corrupt = _load(data, task, listing, rows)
+    _check(sets["train"], rows["train"], corrupt)
+    notes = Notes(tuple(corrupt), agreement.skipped, agreement.missing)
+    return SiteData(sets["train"], sets["validation"], sets.get("test"), notes)
+
+
+def parted(data: DataConfig, task: TaskConfig, base: Path) -> tuple[Listing, dict[Part, list[Wanted]], Agreement]:
+    """List a site's images, agree on classes, and part off validation images where the site names none; decode none.
+
+    Args:
+        data: where they are.
+        task: classes, seed and share of the validation images.
+        base: the folder that relative paths start at.
+
+    Returns:
+        Where the images of each part come from, which of them belong to it, and how the classes relate.
+
+    Raises:
+        ClassMismatch, EmptyClass, DataError: see `open_site`.
+    """
     listing = list_site(data, base)
     agreement = agree(listing, task)
     rows: dict[Part, list[Wanted]] = {part: agreement.wanted(listed) for part, listed in listing.items()}
@@ -79,11 +101,7 @@ def open_site(data: DataConfig, task: TaskConfig, base: Path) -> SiteData:
         rows["train"], rows["validation"] = split(
             rows["train"], listing["train"], task.images.validation_fraction, task.seed
         )
-    rows["train"] = draw(rows["train"], listing["train"], task.images.max_train, task.seed)
-    sets, corrupt = _load(data, task, listing, rows)
-    _check(sets["train"], rows["train"], corrupt)
-    notes = Notes(tuple(corrupt), agreement.skipped, agreement.missing)
-    return SiteData(sets["train"], sets["validation"], sets.get("test"), notes)
+    return listing, rows, agreement
 
 
 def split(wanted: Sequence[Wanted], listed: Listed, fraction: float, seed: int) -> tuple[list[Wanted], list[Wanted]]:

@@ -38,7 +38,11 @@
     │   ├── BeyondLimits     67  a task that a site's own limits do not allow
     │   └── StaysRefused    69  a refused update that cannot count after all
     ├── MissingExtra         70  an optional package that is not installed
-    └── Unhealthy            80  a server or client that does not run, or hangs
+    ├── Unhealthy            80  a server or client that does not run, or hangs
+    └── ReleaseError         90  a release that cannot be made or used
+        ├── ReleaseMissing   91  no such release, or none in use at this site
+        ├── UntrustedRelease 92  a release that the federation did not sign as it is now
+        └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
 `docs/errors/`. A message says what is wrong and where; `hint` says what to do next.
@@ -330,6 +334,39 @@ class Unhealthy(FedwonError):
 
     code, slug = 80, "unhealthy"
     default_hint = "Look at its log, then start it again; a service manager or a container's restart policy does so."
+
+
+class ReleaseError(FedwonError):
+    """A release that cannot be made or used."""
+
+    code, slug = 90, "release"
+    default_hint = "docs/releases.md shows the way of a model to the lines."
+
+
+class ReleaseMissing(ReleaseError):
+    """No such release, or none in use at this site."""
+
+    code, slug = 91, "release-missing"
+    default_hint = (
+        "`fedwon-server releases` lists them; a site gets one by `fedwon-server promote RELEASE --site SITE`."
+    )
+
+
+class UntrustedRelease(ReleaseError):
+    """A release that the federation did not sign as it is now; nothing of it was used."""
+
+    code, slug = 92, "untrusted-release"
+    default_hint = (
+        "Do not use these files. Copy the release again from the server, or let the operator promote it again; if it "
+        "happens again, ask who can write to that folder."
+    )
+
+
+class NotReleasable(ReleaseError):
+    """A model that must not become a release, or a release that must not be handed out."""
+
+    code, slug = 93, "not-releasable"
+    default_hint = "Nothing was written. docs/releases.md says what a release needs."
 
 
 def all_errors() -> list[type[FedwonError]]:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from fedwon.common.arrays import StoredRecord, open_record
-from fedwon.common.errors import FedwonError, StaysRefused, RunMissing
+from fedwon.common.errors import FedwonError, RunMissing, StaysRefused
 from fedwon.server.admission import Refusal, Rule
 from fedwon.server.admission_rows import COUNTED, GONE, HELD, RELEASED, QuarantineRow
 from fedwon.server.auditing import operator

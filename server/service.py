@@ -28,6 +28,7 @@ from fedwon.server import availability, sites
 from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import Trust
 from fedwon.server.availability import Availability
+from fedwon.server.desk import Desk
 from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Hub
@@ -58,10 +59,13 @@ class FederationService(rpc.FederationServicer):
         hub: sessions and tasks.
         store: the server's database.
         trust: the authorities of the moment.
+
+    Attributes:
+        desk: hands out releases; None where there are none.
     """
 
-    def __init__(self, hub: Hub, store: Store, trust: Callable[[], Trust]) -> None:
-        self._hub, self._store, self._trust = hub, store, trust
+    def __init__(self, hub: Hub, store: Store, trust: Callable[[], Trust], desk: Desk | None = None) -> None:
+        self._hub, self._store, self._trust, self.desk = hub, store, trust, desk
         self.liveness = Liveness(hub.heartbeat_seconds)
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
@@ -165,6 +169,9 @@ class FederationService(rpc.FederationServicer):
                 case "survey" if self._hub.surveyed(session, message.survey.data):
                     await self._note_survey(session)
                     await asyncio.sleep(NEWS_SECONDS)
+                case "released" if self.desk is not None:
+                    await self.desk.answered(session, message.released)
+                    await asyncio.sleep(NEWS_SECONDS)
                 case "availability" if self._hub.attend(session, Availability.from_wire(message.availability)):
                     await self._note_availability(session)
                     await asyncio.sleep(NEWS_SECONDS)
@@ -206,18 +213,21 @@ class FederationService(rpc.FederationServicer):
         try:
             peer = await self._admitted(context)
             await self._turns.take(peer.site, context)
-            task, blob = self._fetchable(peer.site, request.digest)
+            task, blob = await self._fetchable(peer.site, request.digest)
             async with aclosing(read_chunks(blob.path, min(request.offset, blob.size))) as chunks:
                 async for data in chunks:
-                    task.bytes_down += len(data)
+                    if task is not None:
+                        task.bytes_down += len(data)
                     yield pb.Chunk(data=data)
         except FedwonError as error:
             if len(request.digest) == SHA256_DIGITS or isinstance(error, Revoked):  # else only the version is asked for
                 note_refusal(self.refusals, context, error)
             await abort(context, error)
 
-    def _fetchable(self, site: str, digest: str) -> tuple[Task, Blob]:
-        """Return a model of a site's own task, and note it where one asks for another's."""
+    async def _fetchable(self, site: str, digest: str) -> tuple[Task | None, Blob]:
+        """Return a model of a site's own task or release, and note it where one asks for another's."""
+        if self.desk is not None and (released := await self.desk.fetchable(site, digest)):
+            return None, released
         try:
             return self._hub.fetchable(site, digest)
         except Refused:

@@ -33,6 +33,7 @@ from fedwon.server.attempts import Attempts
 from fedwon.server.auditing import Refusals, operator
 from fedwon.server.authorities import LiveTrust
 from fedwon.server.config import ServerConfig
+from fedwon.server.desk import Desk
 from fedwon.server.enrolling import EnrolmentService
 from fedwon.server.handshakes import told_of_handshakes
 from fedwon.server.health import OutsidersHealth
@@ -149,7 +150,8 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     pki, config, trust = home.folder / "pki", home.config, LiveTrust(home.folder / "pki")
     renew_own(home.store, config, trust)
     hub = Hub(config.heartbeat_seconds)
-    service = FederationService(hub, home.store, trust.get)
+    desk = Desk(hub, home.store, home.folder)
+    service = FederationService(hub, home.store, trust.get, desk)
     attempts = Attempts(config.enrolment_limits.per_address, config.enrolment_limits.in_all)
     enrolling = EnrolmentService(home.store, trust.get, home.public_address, attempts, service.refusals)
     options = Liveness(config.heartbeat_seconds).server_options()
@@ -169,6 +171,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     availability.forget(home.store)
     watch = Watch(hub, service.standing, trust, service.refusals, home.store)
     await watch.look()
+    await desk.look()
     await federation.start()
     await enrolment.start()
     logger.info("listening on %s, enrolment on %s", config.listen, config.enrolment)
@@ -178,6 +181,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
             _note_seen(service, home.store),
             service.refusals.keep_writing(),
             watch.keep(),
+            desk.keep(),
             keep_own(home.store, config, trust),
         )
     ]

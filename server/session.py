@@ -28,6 +28,8 @@ class SiteSession:
         peer: the certificate that it was opened with.
         refusal: what it is ended with, once it is.
         expelled: set when it is.
+        releases: whether the site can take releases.
+        order: what it was last told about releases; empty for nothing, or once it has answered.
     """
 
     site: str
@@ -41,12 +43,15 @@ class SiteSession:
     peer: Peer | None = None
     refusal: Refused | None = None
     expelled: asyncio.Event = field(default_factory=asyncio.Event)
+    releases: bool = False
+    order: str = ""
 
     @classmethod
     def begun(cls, site: str, hello: pb.Hello) -> SiteSession:
         """Return the session that a hello begins."""
         survey, held = survey_from_wire(hello.data), frozenset(hello.unfinished)
-        return cls(site, hello.instance, survey, held, availability=Availability.of_hello(hello))
+        told = Availability.of_hello(hello)
+        return cls(site, hello.instance, survey, held, availability=told, releases=hello.releases)
 
     def expel(self, refusal: Refused) -> None:
         """End the session with a refusal, also where the line is stuck."""

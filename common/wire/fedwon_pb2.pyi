@@ -177,6 +177,7 @@ class FromSite(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     SURVEY_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """first, once"""
@@ -191,6 +192,8 @@ class FromSite(_message.Message):
 
     @_builtins.property
     def survey(self) -> Global___Survey: ...
+    @_builtins.property
+    def released(self) -> Global___ReleaseAnswer: ...
     def __init__(
         self,
         *,
@@ -199,12 +202,13 @@ class FromSite(_message.Message):
         failed: Global___TaskFailed | None = ...,
         availability: Global___Availability | None = ...,
         survey: Global___Survey | None = ...,
+        released: Global___ReleaseAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "released", b"released", "survey", b"survey"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "survey", b"survey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "body", b"body", "failed", b"failed", "heartbeat", b"heartbeat", "hello", b"hello", "released", b"released", "survey", b"survey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "failed", "availability", "survey"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "failed", "availability", "survey", "released"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -242,9 +246,12 @@ class Hello(_message.Message):
     UNFINISHED_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     instance: _builtins.str
     """drawn anew at each start of the client"""
+    releases: _builtins.bool
+    """this site can take releases for its line"""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
         """what images the site has, per class"""
@@ -270,10 +277,11 @@ class Hello(_message.Message):
         unfinished: _abc.Iterable[_builtins.str] | None = ...,
         codecs: _abc.Iterable[_builtins.str] | None = ...,
         availability: Global___Availability | None = ...,
+        releases: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "codecs", b"codecs", "data", b"data", "instance", b"instance", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "codecs", b"codecs", "data", b"data", "instance", b"instance", "releases", b"releases", "unfinished", b"unfinished", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,6 +408,7 @@ class FromServer(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first, once"""
@@ -416,6 +425,8 @@ class FromServer(_message.Message):
     def heard(self) -> Global___Heard: ...
     @_builtins.property
     def trust(self) -> Global___Trust: ...
+    @_builtins.property
+    def release(self) -> Global___ReleaseOrder: ...
     def __init__(
         self,
         *,
@@ -426,12 +437,13 @@ class FromServer(_message.Message):
         finished: Global___Finished | None = ...,
         heard: Global___Heard | None = ...,
         trust: Global___Trust | None = ...,
+        release: Global___ReleaseOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "release", b"release", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "cancel", b"cancel", "committed", b"committed", "finished", b"finished", "heard", b"heard", "offer", b"offer", "release", b"release", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "cancel", "committed", "finished", "heard", "trust"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "cancel", "committed", "finished", "heard", "trust", "release"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -647,6 +659,172 @@ class Finished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finished: _TypeAlias = Finished  # noqa: Y015
+
+@_typing.final
+class ReleaseOrder(_message.Message):
+    """What the operator wants at a site's line. Said again at each connection until it is answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: _builtins.str
+    """promote, rollback; hold: stop what is under way, and answer nothing"""
+    release: _builtins.str
+    """its name"""
+    @_builtins.property
+    def manifest(self) -> Global___Blob:
+        """of promote; the manifest names the other files"""
+
+    @_builtins.property
+    def signature(self) -> Global___Blob: ...
+    @_builtins.property
+    def gates(self) -> Global___Gates:
+        """beside the site's own"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        release: _builtins.str = ...,
+        manifest: Global___Blob | None = ...,
+        signature: Global___Blob | None = ...,
+        gates: Global___Gates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gates", b"gates", "manifest", b"manifest", "signature", b"signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gates", b"gates", "id", b"id", "kind", b"kind", "manifest", b"manifest", "release", b"release", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseOrder: _TypeAlias = ReleaseOrder  # noqa: Y015
+
+@_typing.final
+class Gates(_message.Message):
+    """What a release must reach on the site's validation images; what is not set is not asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    ESCAPE_FIELD_NUMBER: _builtins.int
+    OVERKILL_FIELD_NUMBER: _builtins.int
+    DEFECTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    accuracy: _builtins.float
+    escape: _builtins.float
+    overkill: _builtins.float
+    images: _builtins.int
+    @_builtins.property
+    def defects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        accuracy: _builtins.float | None = ...,
+        escape: _builtins.float | None = ...,
+        overkill: _builtins.float | None = ...,
+        defects: _abc.Iterable[_builtins.str] | None = ...,
+        images: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_escape", b"_escape", "_images", b"_images", "_overkill", b"_overkill", "accuracy", b"accuracy", "escape", b"escape", "images", b"images", "overkill", b"overkill"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_escape", b"_escape", "_images", b"_images", "_overkill", b"_overkill", "accuracy", b"accuracy", "defects", b"defects", "escape", b"escape", "images", b"images", "overkill", b"overkill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+    _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__escape: _TypeAlias = _typing.Literal["escape"]  # noqa: Y015
+    _WhichOneofArgType__escape: _TypeAlias = _typing.Literal["_escape", b"_escape"]  # noqa: Y015
+    _WhichOneofReturnType__images: _TypeAlias = _typing.Literal["images"]  # noqa: Y015
+    _WhichOneofArgType__images: _TypeAlias = _typing.Literal["_images", b"_images"]  # noqa: Y015
+    _WhichOneofReturnType__overkill: _TypeAlias = _typing.Literal["overkill"]  # noqa: Y015
+    _WhichOneofArgType__overkill: _TypeAlias = _typing.Literal["_overkill", b"_overkill"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__escape) -> _WhichOneofReturnType__escape | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images) -> _WhichOneofReturnType__images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overkill) -> _WhichOneofReturnType__overkill | None: ...
+
+Global___Gates: _TypeAlias = Gates  # noqa: Y015
+
+@_typing.final
+class ReleaseAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    order: _builtins.str
+    state: _builtins.str
+    """in use, refused (by a gate or for its signature), failed"""
+    release: _builtins.str
+    """that is in use now; empty: none"""
+    reason: _builtins.str
+    @_builtins.property
+    def figures(self) -> Global___Figures:
+        """not set: nothing was measured"""
+
+    def __init__(
+        self,
+        *,
+        order: _builtins.str = ...,
+        state: _builtins.str = ...,
+        release: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        figures: Global___Figures | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "order", b"order", "reason", b"reason", "release", b"release", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseAnswer: _TypeAlias = ReleaseAnswer  # noqa: Y015
+
+@_typing.final
+class Figures(_message.Message):
+    """Counts on the site's validation images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    DEFECTIVE_FIELD_NUMBER: _builtins.int
+    ESCAPED_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    OVERKILLED_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    correct: _builtins.int
+    defective: _builtins.int
+    escaped: _builtins.int
+    good: _builtins.int
+    overkilled: _builtins.int
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        correct: _builtins.int = ...,
+        defective: _builtins.int = ...,
+        escaped: _builtins.int = ...,
+        good: _builtins.int = ...,
+        overkilled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "defective", b"defective", "escaped", b"escaped", "good", b"good", "images", b"images", "overkilled", b"overkilled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Figures: _TypeAlias = Figures  # noqa: Y015
 
 @_typing.final
 class FetchRequest(_message.Message):

@@ -1,0 +1,50 @@
+"""Runs to make releases of, without a federation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fedwon.common.model_file import network
+from fedwon.common.network_state import record_of
+from fedwon.common.run_config import RunConfig
+from fedwon.server.runs import Run
+from fedwon.server.store import MetricRow, Site, TaskRow, now
+from tests.server.server_kit import CLASSES, make_home, small_run
+
+
+def make_run(home, *, rounds=2, config: RunConfig | None = None, classes=CLASSES) -> Run:
+    """A run of committed rounds, each with other weights, that site `left` did better and better on."""
+    config = config or small_run(classes=classes, rounds=rounds)
+    run = Run.create(home.store, home.folder, config, classes)
+    with home.store.session() as session:
+        if session.query(Site).count() == 0:
+            counts = {name: {"train": 8, "validation": 2, "test": 0} for name in classes}
+            session.add(Site(name="left", expires=now(), data=counts))
+    for number in range(1, rounds + 1):
+        commit(run, number, correct=number)
+    return run
+
+
+def commit(run: Run, number: int, *, correct: int) -> None:
+    torch.manual_seed(number)
+    task = run.task(number).model_copy(update={"seed": number})
+    run.commit(number, record_of(network(task)), seconds=1.0, sites=["left"])
+    values = {"validation-correct": correct, "validation-examples": 4, "validation-loss": 0.5}
+    with run.store.session() as session:
+        session.add_all(MetricRow(run=run.id, round=number, site="left", key=k, value=v) for k, v in values.items())
+        session.add(TaskRow(id=f"{run.id}-{number}", run=run.id, round=number, site="left", kind="train", state="x"))
+
+
+def photographs(folder, count=12, size=(40, 30)):
+    """A folder of images that are no noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    for number in range(count):
+        ramp = np.linspace(0, 255, size[0])[None, :, None] * rng.uniform(0.2, 1, (size[1], 1, 3))
+        Image.fromarray(ramp.astype(np.uint8)).save(folder / f"part-{number:02}.png")
+    return folder
+
+
+__all__ = ["CLASSES", "commit", "make_home", "make_run", "photographs"]
