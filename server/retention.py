@@ -91,8 +91,12 @@ def thin_history(store: Store, run: str, newest: int, history: int, keeping: Ite
     """
     every = stride(newest, history)
     with store.session() as session:
-        rounds = {table: table.round for table in (MetricRow, TaskRow, AdmittedRow)}
-        for table, number in {**rounds, RoundRow: RoundRow.number}.items():
+        for table, number in (
+            (MetricRow, MetricRow.round),
+            (TaskRow, TaskRow.round),
+            (AdmittedRow, AdmittedRow.round),
+            (RoundRow, RoundRow.number),
+        ):
             old = (number <= newest - history, number % every != 0, number.not_in(list(keeping)))
             session.execute(delete(table).where(table.run == run, *old))
 

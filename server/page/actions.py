@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import FastAPI
@@ -124,7 +125,7 @@ class Actions:
             [invitation] = invite(self._home, [form.get("site", "").strip()], HOURS, actor=login.name)
         except ConfigError as error:
             return self._renderer.message(request, error.message, error.hint, 400)
-        values = {"site": invitation.site, "line": invitation.line, "hours": f"{HOURS:g}"}
+        values: dict[str, Any] = {"site": invitation.site, "line": invitation.line, "hours": f"{HOURS:g}"}
         return self._renderer.page(request, "invited", still=True, **values)
 
     def _revoke(self, request: Request, login: Login, form: Form) -> Response:
