@@ -124,8 +124,8 @@ class Actions:
             [invitation] = invite(self._home, [form.get("site", "").strip()], HOURS, actor=login.name)
         except ConfigError as error:
             return self._renderer.message(request, error.message, error.hint, 400)
-        values = {"site": invitation.site, "line": invitation.line, "hours": f"{HOURS:g}"}
-        return self._renderer.page(request, "invited", still=True, **values)
+        site, line = invitation.site, invitation.line
+        return self._renderer.page(request, "invited", still=True, site=site, line=line, hours=f"{HOURS:g}")
 
     def _revoke(self, request: Request, login: Login, form: Form) -> Response:
         name = str(request.path_params["name"])

@@ -87,7 +87,7 @@ class Pages:
         held = [part for part in PARTS if any(part in counts for counts in site.data.values())]
         run = view.run.id if view.run else ""
         kept = self._home.folder / "runs" / run / "quarantine"
-        shown = {"site": site, "view": view, "chart": drawn, "parts_shown": held, "quarantine": kept}
+        shown: dict[str, Any] = {"site": site, "view": view, "chart": drawn, "parts_shown": held, "quarantine": kept}
         done = t.done_revoke.format(site=name) if request.query_params.get("done") == "revoke" else ""
         return self._renderer.page(request, "site", place="overview", done=done, **shown)
 

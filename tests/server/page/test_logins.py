@@ -140,6 +140,7 @@ def test_each_action_says_who_did_it(browser, home):
     who = "Sato <b> (page, 127.0.0.1)"
     done = [(row.action, row.subject, row.actor) for row in rows(home.store, AuditRow) if row.actor == who]
     assert done == [
+        ("page login", "federation", who),
         ("pause asked for", run.id, who),
         ("stop asked for", run.id, who),
         ("pause ended", run.id, who),
