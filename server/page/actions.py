@@ -18,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from fedwon.common.errors import ConfigError, LinkError, RunMissing
 from fedwon.server import wishes
 from fedwon.server.invitations import invite
+from fedwon.server.joining import check_no_relay
 from fedwon.server.page.guarding import Login, visitor_of
 from fedwon.server.page.logins import Logins, plain_name
 from fedwon.server.page.password import is_set
@@ -112,8 +113,9 @@ class Actions:
         def _act(request: Request, login: Login, form: Form) -> Response:
             del form
             try:
+                check_no_relay(self._home.folder)
                 wishes.make(self._home.store, wish, actor=login.name)
-            except RunMissing as error:
+            except (RunMissing, ConfigError) as error:
                 return self._renderer.message(request, error.message, error.hint, 409)
             return RedirectResponse(f"/?done={done}", 303)
 
