@@ -2,7 +2,7 @@
 """Make the pictures of docs/operation.md: `python docs/screenshots.py`, in a minute; needs Chromium and Pillow.
 
 A real server with real sites and real rounds is behind them. One site is made to be weak (its labels are shuffled), one
-sends an update that is refused, one has left.
+has left.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,19 +43,27 @@ def _asked() -> str:
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
+def _wished(folder: Path, wish: str) -> str:
+    from fedwon.server.joining import check_no_relay
+
+    home = Home.open(folder)
+    check_no_relay(folder)  # its rounds are its parent's
+    return wishes.make(home.store, wish, actor=operator())
+
+
 def pause(folder: Folder = HOME) -> None:
     """Let the run pause at the end of its round, until `resume`; the server goes on serving sites."""
-    run = wishes.make(Home.open(folder).store, wishes.PAUSE, actor=operator())
+    run = _wished(folder, wishes.PAUSE)
     typer.echo(f"run {run} pauses at the end of its round; `fedwon-server resume --dir {folder}` lets it go on")
 
 
 def resume(folder: Folder = HOME) -> None:
     """Take `pause` or `stop` back: the run goes on."""
-    run = wishes.make(Home.open(folder).store, wishes.NOTHING, actor=operator())
+    run = _wished(folder, wishes.NOTHING)
     typer.echo(f"run {run} goes on")
 
 
 def stop(folder: Folder = HOME) -> None:
     """Let the run stop at the end of its round, and the server with it; `start --resume` goes on."""
-    run = wishes.make(Home.open(folder).store, wishes.STOP, actor=operator())
+    run = _wished(folder, wishes.STOP)
     typer.echo(f"run {run} stops at the end of its round; then\n  fedwon-server start --dir {folder} --resume\ngoes on")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import FastAPI
@@ -19,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from fedwon.common.errors import ConfigError, LinkError, RunMissing
 from fedwon.server import wishes
 from fedwon.server.invitations import invite
+from fedwon.server.joining import check_no_relay
 from fedwon.server.page.guarding import Login, visitor_of
 from fedwon.server.page.logins import Logins, plain_name
 from fedwon.server.page.password import is_set
@@ -113,8 +113,9 @@ class Actions:
         def _act(request: Request, login: Login, form: Form) -> Response:
             del form
             try:
+                check_no_relay(self._home.folder)
                 wishes.make(self._home.store, wish, actor=login.name)
-            except RunMissing as error:
+            except (RunMissing, ConfigError) as error:
                 return self._renderer.message(request, error.message, error.hint, 409)
             return RedirectResponse(f"/?done={done}", 303)
 
@@ -125,8 +126,8 @@ class Actions:
             [invitation] = invite(self._home, [form.get("site", "").strip()], HOURS, actor=login.name)
         except ConfigError as error:
             return self._renderer.message(request, error.message, error.hint, 400)
-        values: dict[str, Any] = {"site": invitation.site, "line": invitation.line, "hours": f"{HOURS:g}"}
-        return self._renderer.page(request, "invited", still=True, **values)
+        site, line = invitation.site, invitation.line
+        return self._renderer.page(request, "invited", still=True, site=site, line=line, hours=f"{HOURS:g}")
 
     def _revoke(self, request: Request, login: Login, form: Form) -> Response:
         name = str(request.path_params["name"])

@@ -84,7 +84,7 @@ class Pages:
         if site is None:
             return self._renderer.message(request, t.not_found, t.not_found_hint, 404)
         drawn = chart({name: site.course}, "", _described(site, t)) if site.course else ""
-        held = [part for part in PARTS if any(part in counts for counts in site.data.values())]
+        held = [part for part in PARTS if any(counts.get(part) for counts in site.data.values())]
         run = view.run.id if view.run else ""
         kept = self._home.folder / "runs" / run / "quarantine"
         shown: dict[str, Any] = {"site": site, "view": view, "chart": drawn, "parts_shown": held, "quarantine": kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,11 @@ def photographed(folder: Path, out: Path) -> Iterator[Path]:
 def _pictures(fleet: Fleet, opened, sites, out: Path) -> Iterator[Path]:
     looks = {
         "page-en": {"locale": "en-GB", "viewport": {"width": 1180, "height": 900}},
-        "page-ja": {"locale": "ja-JP", "viewport": {"width": 1180, "height": 900}},
+        **(
+            {"page-ja": {"locale": "ja-JP", "viewport": {"width": 1180, "height": 900}}}
+            if japanese_is_legible()
+            else {}
+        ),
         "page-dark": {"locale": "en-GB", "viewport": {"width": 1180, "height": 900}, "color_scheme": "dark"},
         "page-phone": {"locale": "en-GB", "viewport": {"width": 390, "height": 844}},
     }
@@ -131,6 +136,12 @@ def _pictures(fleet: Fleet, opened, sites, out: Path) -> Iterator[Path]:
             seen.page.wait_for_selector("svg.chart")
             yield _kept(seen.page, out / "page-run.png")
         seen.close()
+
+
+def japanese_is_legible() -> bool:
+    """Tell whether this machine has a font for Japanese; without one a picture would show boxes."""
+    found = subprocess.run(["fc-list", ":lang=ja"], capture_output=True, text=True) if shutil.which("fc-list") else None
+    return found is not None and bool(found.stdout.strip())
 
 
 def rounds_shown(page) -> int:

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 
 from fedwon.common.errors import ConfigError, KeyExposed
 from fedwon.server import wishes
+from fedwon.server.page import password
 from fedwon.server.page.logins import ATTEMPTS, IDLE_SECONDS, LONGEST_SECONDS, Logins, plain_name
 from fedwon.server.page.password import NAME, set_password, verify
 from fedwon.server.runs import Run
@@ -16,6 +17,7 @@ from fedwon.server.store import AuditRow, RunRow, Site, Token
 from tests.server.page.browsing import ELSEWHERE, PASSWORD, Browser, enrol
 from tests.server.server_kit import CLASSES, rows, small_run
 
+REAL_HASHER = password._HASHER
 ACTIONS = ["/run/pause", "/run/resume", "/run/stop", "/invite", "/sites/a/revoke", "/logout"]
 
 
@@ -32,7 +34,7 @@ def cookie(logins, token):
 
 def test_only_a_hash_is_kept_and_only_for_the_servers_user(pki):
     path = pki / NAME
-    assert path.read_text().startswith("$argon2id$")
+    assert path.read_text().startswith("$argon2id$v=19$")
     assert PASSWORD not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert verify(pki, PASSWORD)
@@ -42,6 +44,12 @@ def test_only_a_hash_is_kept_and_only_for_the_servers_user(pki):
         verify(pki, PASSWORD)
 
 
+def test_the_hash_is_as_dear_as_rfc_9106_says():
+    hasher = REAL_HASHER
+    assert (hasher.memory_cost, hasher.time_cost, hasher.parallelism) == (64 * 1024, 3, 4)
+    assert hasher.type.name == "ID"
+
+
 def test_a_file_that_is_no_hash_opens_nothing(pki):
     (pki / NAME).write_text("")
     assert not verify(pki, "")
@@ -49,10 +57,10 @@ def test_a_file_that_is_no_hash_opens_nothing(pki):
     assert not verify(pki, "")
 
 
-@pytest.mark.parametrize("password", ["", "short", "x" * 201])
-def test_passwords_that_are_refused(pki, password):
+@pytest.mark.parametrize("given", ["", "short", "x" * 201])
+def test_passwords_that_are_refused(pki, given):
     with pytest.raises(ConfigError):
-        set_password(pki, password)
+        set_password(pki, given)
     assert verify(pki, PASSWORD)
 
 
@@ -140,6 +148,7 @@ def test_each_action_says_who_did_it(browser, home):
     who = "Sato <b> (page, 127.0.0.1)"
     done = [(row.action, row.subject, row.actor) for row in rows(home.store, AuditRow) if row.actor == who]
     assert done == [
+        ("page login", "federation", who),
         ("pause asked for", run.id, who),
         ("stop asked for", run.id, who),
         ("pause ended", run.id, who),
@@ -157,6 +166,17 @@ def test_what_cannot_be_done_says_why(browser, home):
     assert browser.post("/invite", csrf=csrf, site="../../etc").status_code == 400
     assert browser.post("/sites/nobody/revoke", csrf=csrf).status_code == 404
     assert rows(home.store, Token) == []
+
+
+def test_a_relays_rounds_are_its_parents(browser, home):
+    Run.create(home.store, home.folder, small_run(rounds=3), CLASSES)
+    csrf = browser.log_in(home)
+    (home.folder / "parent").mkdir()
+    (home.folder / "parent" / "client.yaml").touch()
+    reply = browser.post("/run/stop", csrf=csrf)
+    assert reply.status_code == 409
+    assert "is a relay" in reply.text
+    assert wishes.current(home.store) == ""
 
 
 def test_a_wish_is_of_the_run_under_way(home):
