@@ -11,8 +11,8 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """Apply."""
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("wish", sa.String(), nullable=False, server_default=sa.text("''")))
+    # not in a batch, which may make the table anew and would break what refers to its rows
+    op.add_column("runs", sa.Column("wish", sa.String(), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
