@@ -78,7 +78,7 @@ class AdmissionConfig(Settings):
     own_norm: float | None = Field(default=20.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the site's own median update of the
     rounds of `window`; from three of them on. Empty: off."""
-    cosine: float | None = Field(default=-0.3, ge=-1, lt=1)
+    cosine: float | None = Field(default=-0.2, ge=-1, lt=1)
     """Refuse an update whose direction has a lower cosine to the mean direction of the round's others; empty: off."""
     cosine_sites: int = Field(default=5, ge=3)
     """Updates of one round from which on directions are compared."""

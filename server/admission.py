@@ -272,7 +272,7 @@ def _looks(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig) -> It
         yield "relay", refuse_relay(landed.metrics.get(BEHIND, 1), landed.alone)
     declared = float(landed.metrics["num-examples"])
     yield "examples", refuse_examples(declared, landed.survey if rules.surveyed else None, rules.most_examples)
-    if rules.count_growth is not None and landed.metrics.get(BEHIND, 1) <= 1:  # behind a relay, sites come and go
+    if rules.count_growth is not None:
         yield "growth", refuse_growth(declared, landed.past, rules.count_growth)
     yield "tensors", refuse_layout(landed.update, reference)
     if rules.finite:

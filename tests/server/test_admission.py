@@ -180,5 +180,5 @@ def test_rules_that_are_off(tmp_path):
     assert refuse(landed, model(), rules) is None
     assert refuse(landed, model()).rule == "examples"
     assert refuse(landed, model(), rules.model_copy(update={"finite": True})).rule == "finite"
-    behind = Landed(stored(tmp_path / "2", model()), good_metrics(200, **{BEHIND: 3}), None, [past()])
-    assert refuse(behind, model()) is None  # below a relay, sites come and go
+    behind = good_metrics(200, **{BEHIND: 3})  # whoever says to be a relay is not let off
+    assert refuse(Landed(stored(tmp_path / "2", model()), behind, None, [past()]), model()).rule == "growth"

@@ -367,9 +367,8 @@ async def test_a_run_of_the_parent(running):
             element_types=dict.fromkeys(model, "float64"),
         )
         assert same(mean, wanted)
-        assert metrics_of(first) == good_metrics(
-            21, **{"validation-correct": 6, "validation-examples": 8, "sites-behind": 2}
-        )
+        told = {"validation-correct": 6, "validation-examples": 8, "sites-behind": 2}
+        assert metrics_of(first) == good_metrics(21, **told)
         assert below["a"].names() == ["theirs-1.r0001.train.a"]
         assert parent.told[-1] == (2, 2)  # sites that have answered
 
