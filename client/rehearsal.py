@@ -24,7 +24,7 @@ from fedwon.client.opening import parted
 from fedwon.client.preflight import CONNECT_SECONDS, Finding, finding_of
 from fedwon.client.quality import look_over, some
 from fedwon.client.training import train
-from fedwon.common.errors import ConfigError, FedwonError, OutOfMemory, Refused
+from fedwon.common.errors import ConfigError, EmptyClass, FedwonError, OutOfMemory, Refused
 from fedwon.common.model_file import network
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
