@@ -24,6 +24,7 @@ from fedwon.common.version import VERSION
 
 if TYPE_CHECKING:
     from fedwon.client.link import Link
+    from fedwon.client.preflight import Finding
 
 app = typer.Typer(
     name="fedwon-client",
@@ -106,19 +107,34 @@ def _absolute(path: str) -> str:
 
 
 @app.command()
-def check(folder: Folder = HOME, as_json: AsJson = False) -> None:
-    """Look at images, certificate, disk and server before taking part."""
+def check(
+    folder: Folder = HOME,
+    quick: Annotated[bool, typer.Option("--quick", help="Decode no image and train no step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at images, certificate, disk, server and clock before taking part, and time a step of training."""
     from fedwon.client.preflight import preflight
 
-    findings = preflight(load(ClientConfig, folder / "client.yaml"), folder)
+    config = load(ClientConfig, folder / "client.yaml")
+    findings = preflight(config, folder)
+    if not quick:
+        from fedwon.client.rehearsal import rehearse
+
+        findings += rehearse(config, folder)
     if as_json:
         typer.echo(json.dumps({"version": VERSION, "findings": [finding.as_dict() for finding in findings]}))
     else:
         for finding in findings:
-            typer.echo(f"{'ok    ' if finding.ok else 'FAILED'} {finding.name}: {finding.text}")
+            typer.echo(f"{_mark(finding)} {finding.name}: {finding.text}")
             if finding.hint:
                 typer.echo(f"       {finding.hint}")
     raise typer.Exit(next((finding.code for finding in findings if not finding.ok), 0))
+
+
+def _mark(finding: Finding) -> str:
+    if not finding.ok:
+        return "FAILED"
+    return "note  " if finding.hint else "ok    "
 
 
 @app.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Finding:
         text: what was found.
         hint: what to do, where it is not.
         code: the exit code that it stands for, 0 where it is ok.
+        figures: what was measured, for machines.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Finding:
     text: str
     hint: str = ""
     code: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -71,12 +73,14 @@ def preflight(config: ClientConfig, folder: Path) -> list[Finding]:
         looks.append(
             ("schedule", lambda: f"{attendance.words(attendance.now())}; a server waits for no site that is not")
         )
-    return [_finding(name, look) for name, look in looks]
+    return [finding_of(name, look) for name, look in looks]
 
 
-def _finding(name: str, look: Callable[[], str]) -> Finding:
+def finding_of(name: str, look: Callable[[], str | Finding]) -> Finding:
+    """Look at one thing; an error of ours becomes what was found."""
     try:
-        return Finding(name, ok=True, text=look())
+        found = look()
+        return found if isinstance(found, Finding) else Finding(name, ok=True, text=found)
     except FedwonError as error:
         return Finding(name, ok=False, text=error.message, hint=error.hint, code=error.code)
 

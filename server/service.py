@@ -18,6 +18,7 @@ from fedwon.common.certificates import claimed_name
 from fedwon.common.errors import FedwonError, LinkError, Refused, Revoked, StorageError
 from fedwon.common.packing import ZSTD
 from fedwon.common.rebuilding import most_bytes
+from fedwon.common.run_config import RunConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
@@ -33,6 +34,7 @@ from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Hub
 from fedwon.server.peers import Peer, peer_of
+from fedwon.server.prospects import prospect
 from fedwon.server.session import SiteSession
 from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
@@ -59,13 +61,19 @@ class FederationService(rpc.FederationServicer):
         hub: sessions and tasks.
         store: the server's database.
         trust: the authorities of the moment.
-
-    Attributes:
         desk: hands out releases; None where there are none.
+        run: the run that the configuration describes.
     """
 
-    def __init__(self, hub: Hub, store: Store, trust: Callable[[], Trust], desk: Desk | None = None) -> None:
-        self._hub, self._store, self._trust, self.desk = hub, store, trust, desk
+    def __init__(
+        self,
+        hub: Hub,
+        store: Store,
+        trust: Callable[[], Trust],
+        desk: Desk | None = None,
+        run: RunConfig | None = None,
+    ) -> None:
+        self._hub, self._store, self._trust, self.desk, self._run = hub, store, trust, desk, run or RunConfig()
         self.liveness = Liveness(hub.heartbeat_seconds)
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
@@ -200,6 +208,13 @@ class FederationService(rpc.FederationServicer):
         plain = "".join(letter if letter.isprintable() else " " for letter in reason)
         with suppress(Refused, LinkError):
             self._hub.complete(self._own_task(site, failed.task_id), Answer(failed.task_id, error=plain))
+
+    @guarded
+    async def Prospect(self, request: pb.ProspectRequest, context: Context) -> pb.ProspectReply:  # noqa: N802
+        """Tell a site what it would be asked to do, and the time."""
+        del request
+        await self._admitted(context)
+        return await asyncio.to_thread(prospect, self._store, self._run)
 
     def _own_task(self, site: str, task_id: str) -> Task:
         """Return a site's own task, and note it where one asks for another's."""

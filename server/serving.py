@@ -151,7 +151,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     renew_own(home.store, config, trust)
     hub = Hub(config.heartbeat_seconds)
     desk = Desk(hub, home.store, home.folder)
-    service = FederationService(hub, home.store, trust.get, desk)
+    service = FederationService(hub, home.store, trust.get, desk, config.run)
     attempts = Attempts(config.enrolment_limits.per_address, config.enrolment_limits.in_all)
     enrolling = EnrolmentService(home.store, trust.get, home.public_address, attempts, service.refusals)
     options = Liveness(config.heartbeat_seconds).server_options()

@@ -175,6 +175,11 @@ class FederationStub:
                 request_serializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.Prospect = channel.unary_unary(
+                '/fedwon.v1.Federation/Prospect',
+                request_serializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectRequest.SerializeToString,
+                response_deserializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -210,6 +215,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prospect(self, request, context):
+        """What a site would be asked to do, for `fedwon-client check`; asks nothing of the site.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +244,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Submit,
                     request_deserializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitRequest.FromString,
                     response_serializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitReply.SerializeToString,
+            ),
+            'Prospect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prospect,
+                    request_deserializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectRequest.FromString,
+                    response_serializer=fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,6 +360,33 @@ class Federation:
             '/fedwon.v1.Federation/Submit',
             fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitRequest.SerializeToString,
             fedwon_dot_common_dot_wire_dot_fedwon__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prospect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedwon.v1.Federation/Prospect',
+            fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectRequest.SerializeToString,
+            fedwon_dot_common_dot_wire_dot_fedwon__pb2.ProspectReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -92,6 +92,8 @@ class FederationStub:
     """The outcome of a task: a header, then the bytes from the offset that the server names in its initial metadata
     (`fedwon-offset`). The digest of the whole is checked at the end.
     """
+    Prospect: _grpc.UnaryUnaryMultiCallable[_fedwon_pb2.ProspectRequest, _fedwon_pb2.ProspectReply]
+    """What a site would be asked to do, for `fedwon-client check`; asks nothing of the site."""
 
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
@@ -108,6 +110,8 @@ class FederationAsyncStub(FederationStub):
     """The outcome of a task: a header, then the bytes from the offset that the server names in its initial metadata
     (`fedwon-offset`). The digest of the whole is checked at the end.
     """
+    Prospect: _aio.UnaryUnaryMultiCallable[_fedwon_pb2.ProspectRequest, _fedwon_pb2.ProspectReply]  # type: ignore[assignment]
+    """What a site would be asked to do, for `fedwon-client check`; asks nothing of the site."""
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """With mutual TLS."""
@@ -145,5 +149,13 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         """The outcome of a task: a header, then the bytes from the offset that the server names in its initial metadata
         (`fedwon-offset`). The digest of the whole is checked at the end.
         """
+
+    @_abc_1.abstractmethod
+    def Prospect(
+        self,
+        request: _fedwon_pb2.ProspectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fedwon_pb2.ProspectReply, _abc.Awaitable[_fedwon_pb2.ProspectReply]]:
+        """What a site would be asked to do, for `fedwon-client check`; asks nothing of the site."""
 
 def add_FederationServicer_to_server(servicer: FederationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

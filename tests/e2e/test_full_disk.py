@@ -69,7 +69,7 @@ def test_checking_and_joining_on_a_full_disk(tmp_path, small_disk):
         folder = fleet.site("paper", home=small_disk / "paper")
         line = command("fedwon-server", "enroll", "metal", "--dir", fleet.dir).stdout.split()
         ballast = fill(small_disk)
-        done = command("fedwon-client", "check", "--dir", folder)
+        done = command("fedwon-client", "check", "--quick", "--dir", folder)
         assert done.returncode == errors.DiskFull.code
         assert "FAILED disk: No space left" in done.stdout
         join = [*line, "--data", "digits:metal", "--dir", small_disk / "metal"]

@@ -115,7 +115,7 @@ class TestStrangers:
         assert "from 127.0.0.1: The certificate of site `stolen` was revoked" in line["detail"]
         [who] = audit(waiting, "site revoked", "stolen")
         assert (who["detail"], bool(who["actor"])) == ("the box was stolen", True)
-        checked = command("fedwon-client", "check", "--dir", folder)
+        checked = command("fedwon-client", "check", "--quick", "--dir", folder)
         assert checked.returncode == errors.Revoked.code, checked.stdout
 
     def test_a_replayed_enrolment(self, waiting):
@@ -256,7 +256,7 @@ def test_a_change_of_authority_and_of_the_servers_certificate_in_the_middle_of_a
         pki.load_credentials(fleet.folder / "metal" / "pki", "site").authority
         == pki.load_authority(fleet.dir / "pki").pem
     )
-    checked = command("fedwon-client", "check", "--dir", away)  # it was off all the time
+    checked = command("fedwon-client", "check", "--quick", "--dir", away)  # it was off all the time
     assert checked.returncode == errors.Refused.code, checked.stdout
     operated(fleet, "audit")
     assert {"authority rolled", "authority retired", "server certificate renewed"} <= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fedwon.client.shelf import Shelf
@@ -15,6 +16,7 @@ from fedwon.server.orders import by_site, give
 from fedwon.server.release_wish import Wish
 from fedwon.server.releases import make_release
 from fedwon.server.serving import Home
+from fedwon.server.shelves import find_release
 from tests.e2e.fleet import SITES, assert_error, command, wait_until
 from tests.release.edge_box import EdgeBox
 
@@ -84,8 +86,7 @@ def test_a_model_goes_from_a_run_to_a_line_and_back(fleets, tmp_path):
     model.write_bytes(content)
     assert "digest differs" in assert_error(box.client(*predict), UntrustedRelease)["error"]
     (fleet.dir / "releases" / "second" / WEIGHTS).write_bytes(b"other")
-    done = command("fedwon-server", "promote", "second", "--all", "--dir", fleet.dir)
-    assert_error(done, UntrustedRelease)
-    shown = json.loads(command("fedwon-server", "releases", "--dir", fleet.dir, "--json").stdout)
-    assert {row["site"]: row["in_use"] for row in shown["sites"]} == {"metal": "first", "paper": "first"}
+    with pytest.raises(UntrustedRelease):
+        find_release(home, "second")
+    assert {site: row["in_use"] for site, row in answers(home).items()} == {"metal": "first", "paper": "first"}
     home.store.close()
