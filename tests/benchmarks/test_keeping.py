@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.keeping import halved, keep, stored
 from benchmarks.paper.running import Spec, result_path, run_folder
-from benchmarks.paper.scoring import LOCAL, served
+from fedwon.server.comparison.scoring import LOCAL, served
 from benchmarks.paper.tuning import trials
 from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import write_record
