@@ -18,7 +18,7 @@ from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, cli_relay, interrupted, report
+from fedwon.server import backup_commands, cli_compare, cli_relay, interrupted, report
 from fedwon.server.cli_identity import register
 from fedwon.server.config import ServerConfig
 from fedwon.server.options import HOME, AsJson, Folder
@@ -263,6 +263,7 @@ def convert(
 
 backup_commands.add_to(app)
 cli_relay.register(app)
+cli_compare.register(app)
 
 
 def run() -> None:

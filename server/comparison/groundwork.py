@@ -26,7 +26,7 @@ from fedwon.server.simulating import SimulationConfig
 DEFAULT_METHODS: tuple[MethodName, ...] = ("standalone", "fedavg", "fedbn", "fedwon")
 IMAGES = "images"
 _LOOK_SHARE = 0.2
-_LEAST_STEPS, _BATCH, _MOST_EPOCHS = 24, 8, 3
+_LEAST_STEPS, _BATCH, _MOST_EPOCHS = 20, 8, 3
 _DECIDED_HERE = ("name", "method", "seed", "rounds", "classes", "participation", "domains", "sites", "threads")
 
 
@@ -154,11 +154,12 @@ def _make(request: Request, given: Mapping[str, Any], domains: Mapping[str, Data
 
 
 def _network() -> dict[str, Any]:
-    return {"model": {"name": "digit_cnn", "width": 0.25}}
+    """Small: some hundred rounds have to fit into minutes on one core, and a line has few images."""
+    return {"model": {"name": "digit_cnn", "width": 0.125}}
 
 
 def _training(counts: Sequence[int]) -> dict[str, Any]:
-    """Batches of eight, and as many epochs as make two dozen steps a round, three at most."""
+    """Batches of eight, and as many epochs as make twenty steps a round, three at most."""
     steps = max(statistics.median(counts) * 0.75 / _BATCH, 1)
     epochs = int(np.clip(math.ceil(_LEAST_STEPS / steps), 1, _MOST_EPOCHS))
     return {"training": {"batch_size": _BATCH, "epochs": epochs, "schedule": "cosine"}}

@@ -31,7 +31,7 @@ MOST: Mapping[Pool, int] = {"train": 1200, "test": 600}
 NAMED = 10
 """Unreadable images that are named, at most."""
 _PEEK = 8
-_SMALLEST, _LARGEST, _STEP = 16, 64, 4
+_SMALLEST, _LARGEST, _STEP = 16, 48, 4
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Looked:
 def suggest_images(domains: Mapping[str, DataConfig], base: Path) -> ImageConfig:
     """Choose size and channels of the networks' input by a few images of each line.
 
-    The size is the median of the shorter sides, from 16 to 64 pixels; one channel if no line has colour.
+    The size is the median of the shorter sides, from 16 to 48 pixels; one channel if no line has colour.
 
     Args:
         domains: the lines.
