@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,8 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     data: Annotated[str, typer.Option(help="A folder of lines, a sub-folder each; or `digits` for the built-in set.")],
-    out: Annotated[Path, typer.Option(help="The comparison's own folder: reports, and what a second call goes on with.")]
-    = Path("comparison"),
+    out: Annotated[
+        Path, typer.Option(help="The comparison's own folder: reports, and what a second call goes on with.")
+    ] = Path("comparison"),
     budget: Annotated[str, typer.Option(help="Time for all of it, such as 20m, 90s or 2h.")] = "20m",
     lang: Annotated[Literal["en", "ja"], typer.Option(help="Language of the terminal; both pages are written.")] = "en",
     methods: Annotated[
@@ -46,12 +48,13 @@ def compare(
     from fedwon.common.memory import keep_freed_memory
     from fedwon.server.comparison.comparing import compare as work
     from fedwon.server.comparison.groundwork import Request, asked_methods
+    from fedwon.server.comparison.languages import LANGUAGES
     from fedwon.server.comparison.meter import metering
     from fedwon.server.comparison.planning import seconds_of
     from fedwon.server.comparison.reporting import report
-    from fedwon.server.comparison.texts import LANGUAGES
 
     keep_freed_memory()
+    logging.getLogger("fedwon.server.strategy").setLevel(logging.WARNING)  # a line a run would bury the rest
     texts = LANGUAGES[lang]
     request = Request(data, out, seconds_of(budget), asked_methods(methods), config)
     with metering(texts, quiet=as_json) as meter:
@@ -77,8 +80,8 @@ def _check_extra() -> None:
 def _write(request: Request, content: dict[str, Any], texts: Texts) -> Path:
     """Write report.json, and the page in both languages: whoever asked reads one, headquarters perhaps the other."""
     from fedwon.common.files import write_atomic
+    from fedwon.server.comparison.languages import LANGUAGES
     from fedwon.server.comparison.page import page
-    from fedwon.server.comparison.texts import LANGUAGES
 
     text = json.dumps(content, ensure_ascii=False, indent=1)
     write_atomic(request.folder / "report.json", [text.encode()])

@@ -34,7 +34,9 @@ def of_data(facts: Mapping[str, Any]) -> list[Caution]:
         found.append({"code": "across", "count": shared, "lines": sorted(pairs)})
     found += [{"code": "alike_names", "names": names} for names in facts["alike"]]
     found += _lone_classes(facts)
-    few = [(line, name) for line in facts["compared"] for name, n in lines[line]["test_classes"].items() if n < FEW_TESTS]
+    few = [
+        (line, name) for line in facts["compared"] for name, n in lines[line]["test_classes"].items() if n < FEW_TESTS
+    ]
     if few:
         found.append({"code": "few_tests", "count": len(few), "classes": sorted({name for _, name in few})})
     if not facts["complete"]:
@@ -77,11 +79,17 @@ def of_runs(found: Outcomes, answer: Recommendation, courses: Mapping[MethodName
         losing = sorted(line for line, change in rows.items() if change.high < 0)
         if losing:
             cautions.append({"code": "losing_lines", "lines": losing, "method": answer.method})
-    rising = [name for name, course in courses.items() if len(course) > _BACK and course[-1] - course[-1 - _BACK] > _RISING]
-    if rising:
+    if rising := still_rising(courses):
         cautions.append({"code": "still_rising", "methods": rising})
-    cautions += [{"code": "diverged", "method": name, "count": count} for name, count in found.diverged.items() if count]
+    cautions += [
+        {"code": "diverged", "method": name, "count": count} for name, count in found.diverged.items() if count
+    ]
     return cautions
+
+
+def still_rising(courses: Mapping[MethodName, list[float]]) -> list[MethodName]:
+    """Methods whose accuracy on validation images still grew in the last rounds."""
+    return [name for name, course in courses.items() if course and course[-1] - course[-1 - _BACK :][0] > _RISING]
 
 
 def cut(plan: Plan | None, full: Plan, done: Mapping[str, int], lines: int) -> list[Caution]:

@@ -74,7 +74,9 @@ def mark(kind: str, x: float, y: float, colour: str, radius: float = 6) -> str:
     if kind == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" {style}/>'
     if kind == "square":
-        return f'<rect x="{x - r * 0.9:.1f}" y="{y - r * 0.9:.1f}" width="{1.8 * r:.1f}" height="{1.8 * r:.1f}" {style}/>'
+        return (
+            f'<rect x="{x - r * 0.9:.1f}" y="{y - r * 0.9:.1f}" width="{1.8 * r:.1f}" height="{1.8 * r:.1f}" {style}/>'
+        )
     offsets = {
         "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
         "triangle": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
@@ -117,7 +119,7 @@ def dots(
             parts.append(
                 f'<line x1="{scale(first):.1f}" x2="{scale(second):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="bar {tone}"/>'
             )
-        ordered = sorted(row, key=lambda name: bool(emphasis) and name in emphasis)  # noqa: B023 - used at once
+        ordered = sorted(row, key=lambda name: bool(emphasis) and name in emphasis)
         parts += [mark(shape_of(name, methods), scale(row[name]), y, COLOURS[name]) for name in ordered]
     return _svg(parts, bottom + 24, title)
 

@@ -6,23 +6,22 @@ the run in hand, and a second call goes on.
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from fedwon.common.methods import METHODS, MethodName
+from fedwon.common.methods import MethodName
 from fedwon.common.task_settings import ImageConfig
+from fedwon.server.comparison.agenda import Agenda, farthest
 from fedwon.server.comparison.groundwork import Groundwork, Request, lines_of, prepare
 from fedwon.server.comparison.ledger import Ledger
 from fedwon.server.comparison.meter import Meter
-from fedwon.server.comparison.outcomes import ALONE
-from fedwon.server.comparison.planning import MOST_SEEDS, Clock, Pace, Plan, choose, rungs, unseen_seconds
+from fedwon.server.comparison.planning import Clock, Pace, Plan, choose, choose_rest, unseen_seconds
 from fedwon.server.comparison.runs import Ground, Spec, carry_out, merged
 from fedwon.server.comparison.texts import Texts
 from fedwon.server.comparison.tuning import Search
@@ -31,11 +30,9 @@ logger = logging.getLogger(__name__)
 
 PROBE_ROUNDS, PROBE_IMAGES, PROBE_SEED = 2, 64, 100
 SCRATCH = "scratch"
-_EARLY_SEEDS = 3
-"""Runs of each method before lines are left out; further seeds come after."""
 
 
-class OutOfTime(Exception):  # noqa: N818 - no error
+class OutOfTime(Exception):
     """The budget is used up."""
 
 
@@ -86,7 +83,7 @@ def compare(request: Request, meter: Meter, texts: Texts) -> Findings:
         meter.show(texts.looking, clock.passed, clock.left)
         work = prepare(request, ledger, Path.cwd())
         meter.note(texts.looked.format(lines=len(work.facts["lines"]), compared=len(work.facts["compared"])))
-        job = _Job(request, work, ledger, clock, meter, texts)
+        job = _Job(request, work, ledger, clock, meter=meter, texts=texts)
         interrupted = False
         try:
             if work.obstacle is None:
@@ -104,11 +101,12 @@ class _Job:
     """The work of one call."""
 
     def __init__(
-        self, request: Request, work: Groundwork, ledger: Ledger, clock: Clock, meter: Meter, texts: Texts
+        self, request: Request, work: Groundwork, ledger: Ledger, clock: Clock, *, meter: Meter, texts: Texts
     ) -> None:
         self.methods, self.folder = request.methods, request.folder
         self.groundwork, self.ledger, self.clock, self.meter, self.texts = work, ledger, clock, meter, texts
         self.counts = [work.facts["lines"][name]["train"] for name in work.lines]
+        self.timed: dict[MethodName, list[tuple[float, float]]] = {name: [] for name in request.methods}
         self.owed = 0.0
         """Seconds that what is planned will still take."""
         torch.set_num_threads(work.threads)
@@ -137,7 +135,25 @@ class _Job:
             pace = Pace({name: seconds * share for name, seconds in pace.round.items()}, pace.overhead)
         ground = self.ground(plan.max_train)
         choices = self.tune(ground, plan, pace)
+        pace = self.learnt(pace)
+        plan = self.plan_rest(plan, pace, choices)
         self.carry_out(ground, plan, pace, choices)
+
+    def learnt(self, pace: Pace) -> Pace:
+        """What a round takes, by the trials of this call; as it was where there were none."""
+        timed = {name: rows for name, rows in self.timed.items() if rows}
+        rounds = {name: statistics.median(seconds for seconds, _ in rows) for name, rows in timed.items()}
+        over = [seconds for rows in timed.values() for _, seconds in rows]
+        return Pace({**pace.round, **rounds}, statistics.median(over) if over else pace.overhead)
+
+    def plan_rest(self, plan: Plan, pace: Pace, choices: Mapping[MethodName, Mapping[str, Any]]) -> Plan:
+        """The plan, made anew for the time that is left unless a run was made by it already."""
+        if self.agenda(plan, choices).begun(self.ledger):
+            return plan
+        rest = choose_rest(plan, pace, self.methods, len(self.groundwork.lines), self.clock.left)
+        self.ledger.put("plan", rest.as_dict())
+        self.meter.note(self.texts.planned.format(trials=rest.trials, seeds=rest.seeds, rounds=rest.rounds))
+        return rest
 
     def pace(self) -> Pace:
         """How long a round takes each method, measured once on few images."""
@@ -177,18 +193,31 @@ class _Job:
                 break  # every method has had as many; two seeds are worth more than further trials
             for name in turn:
                 left = (plan.trials - number) * sum(seconds.values()) + plan.seeds * runs
-                self.tell(self.texts.tuning.format(method=self.texts.methods[name], done=number + 1, all=plan.trials), left)
-                searches[name].try_next(ground, lambda _number: self.check())
+                self.tell(
+                    self.texts.tuning.format(method=self.texts.methods[name], done=number + 1, all=plan.trials), left
+                )
+                self.time(name, searches[name].try_next(ground, lambda _number: self.check()))
         choices |= {name: asdict(searches[name].best()) for name in self.methods if name not in choices}
         self.ledger.put("choices", _finite(choices))
         self.meter.note(self.texts.tuned)
         return choices
 
+    def agenda(self, plan: Plan, choices: Mapping[MethodName, Mapping[str, Any]]) -> Agenda:
+        """The runs of a plan."""
+        lines = farthest(list(self.groundwork.lines), self.groundwork.facts)
+        return Agenda(plan, self.methods, lines, choices)
+
+    def time(self, method: MethodName, result: Mapping[str, Any]) -> None:
+        """Learn from a trial that ran to its end what a round takes, and a run besides its rounds."""
+        rounds = result.get("round_seconds")
+        if rounds and not result["failed"]:
+            self.timed[method].append((statistics.fmean(rounds), result["seconds"] - sum(rounds)))
+
     def carry_out(
         self, ground: Ground, plan: Plan, pace: Pace, choices: Mapping[MethodName, Mapping[str, Any]]
     ) -> None:
         """The runs, in blocks that are of use only whole; a block is not begun that would not end in time."""
-        blocks = list(_blocks(plan, self.methods, list(self.groundwork.lines), self.groundwork.facts, choices))
+        blocks = list(self.agenda(plan, choices).blocks())
         costs = [self._seconds(block, plan, pace) for block in blocks]
         for number, (block, cost) in enumerate(zip(blocks, costs, strict=True)):
             missing = [spec for spec in block if self.ledger.get(spec.key) is None]
@@ -235,83 +264,21 @@ class _Job:
         plan = Plan(**kept) if kept else None
         choices = self.ledger.get("choices") or {}
         chosen = {name: choices[name] for name in self.methods if name in choices}
-        found = _stored(self.ledger, plan, self.methods, list(self.groundwork.lines), self.groundwork.facts, chosen)
+        known = len(chosen) == len(self.methods)
+        agenda = self.agenda(plan, chosen) if plan and known else None
+        runs, unseen = agenda.done(self.ledger) if agenda else ({}, {})
         trials = {name: chosen[name]["trials"] + chosen[name]["pruned"] for name in chosen}
         return Findings(
-            self.groundwork, self.methods, plan, chosen, *found, trials, self.clock.passed, interrupted=interrupted
+            self.groundwork,
+            self.methods,
+            plan,
+            chosen,
+            runs,
+            unseen,
+            trials,
+            self.clock.passed,
+            interrupted=interrupted,
         )
-
-
-def _blocks(
-    plan: Plan,
-    methods: Sequence[MethodName],
-    lines: Sequence[str],
-    facts: Mapping[str, Any],
-    choices: Mapping[MethodName, Mapping[str, Any]],
-) -> Iterator[list[Spec]]:
-    """The runs in the order in which they count: some seeds, the lines left out, the other seeds, further seeds."""
-
-    def _of(kind: Any, seed: int, without: str = "") -> list[Spec]:
-        taking_part = [name for name in methods if name in choices and not (without and name == ALONE)]
-        settings = {name: (choices[name]["lr"], choices[name]["clipping"]) for name in taking_part}
-        return [Spec(kind, name, *settings[name], seed, plan.rounds, without) for name in taking_part]
-
-    early = min(_EARLY_SEEDS, plan.seeds)
-    yield from (_of("run", seed) for seed in range(1, early + 1))
-    for line in farthest(lines, facts)[: plan.unseen]:
-        yield from (_of("unseen", seed, line) for seed in range(1, plan.unseen_seeds + 1))
-    yield from (_of("run", seed) for seed in range(early + 1, MOST_SEEDS + 1))
-
-
-def farthest(lines: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
-    """The lines, those first that look least like the others: they make the harder test for a line that is new."""
-    apart = facts["distance"]["mean"]
-    return sorted(lines, key=lambda name: (-apart.get(name, 0.0), name))
-
-
-def _stored(
-    ledger: Ledger,
-    plan: Plan | None,
-    methods: Sequence[MethodName],
-    lines: Sequence[str],
-    facts: Mapping[str, Any],
-    choices: Mapping[MethodName, Mapping[str, Any]],
-) -> tuple[dict[MethodName, dict[int, Any]], dict[MethodName, dict[str, dict[int, Any]]]]:
-    """Results of runs, and scores of left-out lines, as far as they are there."""
-    runs: dict[MethodName, dict[int, Any]] = {name: {} for name in methods}
-    unseen: dict[MethodName, dict[str, dict[int, Any]]] = {}
-    if plan is None or len(choices) < len(methods):
-        return runs, unseen
-    for spec in (spec for block in _blocks(plan, methods, lines, facts, choices) for spec in block):
-        result = ledger.get(spec.key)
-        if result is None:
-            continue
-        if not spec.without:
-            runs[spec.method][spec.seed] = result
-        for line, score in result["unseen"].items():
-            unseen.setdefault(spec.method, {}).setdefault(line, {})[spec.seed] = score
-    return runs, unseen
-
-
-def nothing_right(facts: Mapping[str, Any], classes: Sequence[str], lines: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Test scores of a model that gets nothing right: what a run is given whose loss did not stay finite."""
-    found = {}
-    for name in lines:
-        sizes = [facts["lines"][name]["test_classes"].get(kind, 0) for kind in classes]
-        bits = base64.b64encode(np.packbits(np.zeros(sum(sizes), dtype=bool)).tobytes()).decode("ascii")
-        zeros = {"correct": 0, "class_correct": [0] * len(sizes), "right": bits}
-        found[name] = {**zeros, "examples": sum(sizes), "class_examples": sizes}
-    return found
-
-
-def largest_plan(lines: int) -> Plan:
-    """What would be done with time without end."""
-    return rungs(lines)[0]
-
-
-def federated(methods: Sequence[MethodName]) -> list[MethodName]:
-    """The methods that average anything."""
-    return [name for name in methods if METHODS[name].keeps != "everything"]
 
 
 def _plain(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def pair_distance(
         second_classes: M class names.
     """
     first, second = first[:MOST], second[:MOST]
-    weights = [_weights(first_classes[:MOST], second_classes[:MOST]), _weights(second_classes[:MOST], first_classes[:MOST])]
+    weights = [
+        _weights(first_classes[:MOST], second_classes[:MOST]),
+        _weights(second_classes[:MOST], first_classes[:MOST]),
+    ]
     if any(np.count_nonzero(weight) < _LEAST for weight in weights):
         return None
     x = np.concatenate([first, second])

@@ -141,9 +141,7 @@ def _validation(results: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _unseen_means(by_line: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, float]:
-    return {
-        line: statistics.fmean(map(balanced_accuracy, seeds.values())) for line, seeds in by_line.items() if seeds
-    }
+    return {line: statistics.fmean(map(balanced_accuracy, seeds.values())) for line, seeds in by_line.items() if seeds}
 
 
 def _unseen_gains(unseen: Unseen) -> dict[MethodName, Difference]:

@@ -74,10 +74,7 @@ def _answer(report: Mapping[str, Any], texts: Texts) -> str:
 
 
 def _tile(title: str, value: str, note: str) -> str:
-    return (
-        f'<div class="tile"><h3>{escape(title)}</h3><p class="value">{escape(value)}</p>'
-        f"<p>{escape(note)}</p></div>"
-    )
+    return f'<div class="tile"><h3>{escape(title)}</h3><p class="value">{escape(value)}</p><p>{escape(note)}</p></div>'
 
 
 def shown_method(report: Mapping[str, Any]) -> str | None:
@@ -141,9 +138,7 @@ def _by_line(report: Mapping[str, Any], texts: Texts) -> str:
     emphasis = (ALONE, shown) if shown and ALONE in methods else None
     chart = charts.dots({**rows, **summary}, methods, texts.by_line_heading, emphasis)
     lowest = {texts.worst: {name: min(by_line[name].values()) for name in methods}}
-    cells = [
-        [line, *(percent(row[name]) for name in methods)] for line, row in {**rows, **summary, **lowest}.items()
-    ]
+    cells = [[line, *(percent(row[name]) for name in methods)] for line, row in {**rows, **summary, **lowest}.items()]
     table = tables.table([texts.line, *(texts.methods[name] for name in methods)], cells)
     note = texts.by_line_note.format(seeds=len(report["outcomes"]["seeds"]))
     return _section(texts.by_line_heading, _paragraph(note), charts.legend(methods, texts.methods), chart, table)

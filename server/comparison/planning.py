@@ -154,6 +154,24 @@ def unseen_seconds(plan: Plan, pace: Pace, methods: Sequence[MethodName], lines:
     return sum(pace.run(method, plan.rounds, (lines - 1) / lines) for method in federated)
 
 
+def choose_rest(plan: Plan, pace: Pace, methods: Sequence[MethodName], lines: int, seconds: float) -> Plan:
+    """Plan the runs anew once the search for settings has shown what a round takes.
+
+    Args:
+        plan: what was planned; its search is done, its number of images stays.
+        pace: with that many images.
+        methods: what is compared.
+        lines: how many take part.
+        seconds: time for it.
+    """
+    rest = plan
+    for rung in rungs(lines):
+        rest = replace(rung, trials=0, trial_rounds=plan.trial_rounds, max_train=plan.max_train)
+        if seconds_for(rest, pace, methods, lines) <= seconds * MARGIN:
+            break
+    return replace(rest, trials=plan.trials)
+
+
 def choose(pace: Pace, methods: Sequence[MethodName], counts: Sequence[int], seconds: float) -> Plan:
     """Choose the largest plan that fits; the smallest where none does.
 

@@ -10,11 +10,13 @@ from typing import Any
 from fedwon.common.methods import METHODS, MethodName
 from fedwon.common.version import VERSION
 from fedwon.server.comparison import cautions
-from fedwon.server.comparison.comparing import Findings, largest_plan, nothing_right
+from fedwon.server.comparison.agenda import nothing_right
+from fedwon.server.comparison.comparing import Findings
 from fedwon.server.comparison.facts import FEWEST_TEST, FEWEST_TRAIN
 from fedwon.server.comparison.footprint import footprint
 from fedwon.server.comparison.groundwork import Request
 from fedwon.server.comparison.outcomes import METRIC, Outcomes, outcomes
+from fedwon.server.comparison.planning import rungs
 from fedwon.server.comparison.runs import Ground, Spec
 from fedwon.server.comparison.verdict import Recommendation, recommend
 from fedwon.server.simulating import versions
@@ -27,7 +29,7 @@ def report(request: Request, found: Findings) -> dict[str, Any]:
     work = found.work
     tests = nothing_right(work.facts, work.classes, list(work.lines))
     compared = outcomes(found.runs, found.unseen, tests)
-    answer = None if work.obstacle else recommend(compared)
+    answer = None if work.obstacle else _answer(found, compared)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -54,6 +56,12 @@ def report(request: Request, found: Findings) -> dict[str, Any]:
     }
 
 
+def _answer(found: Findings, compared: Outcomes) -> Recommendation:
+    rounds = found.plan.rounds if found.plan else 0
+    rising = any(METHODS[name].keeps != "everything" for name in cautions.still_rising(courses(found)))
+    return recommend(compared, rounds=rounds, classes=len(found.work.classes), rising=rising)
+
+
 def _cautions(found: Findings, compared: Outcomes, answer: Recommendation | None) -> list[cautions.Caution]:
     noted: list[cautions.Caution] = [{"code": "interrupted"}] if found.interrupted else []
     if answer is not None:
@@ -70,7 +78,7 @@ def _cut(found: Findings, compared: Outcomes) -> list[cautions.Caution]:
         "seeds": len(compared.seeds),
         "unseen": min((len(by_line) for name, by_line in found.unseen.items() if name != "standalone"), default=0),
     }
-    return cautions.cut(found.plan, largest_plan(lines), done, lines)
+    return cautions.cut(found.plan, rungs(lines)[0], done, lines)
 
 
 def courses(found: Findings) -> dict[MethodName, list[float]]:
@@ -91,7 +99,7 @@ def _costs(request: Request, found: Findings) -> dict[MethodName, dict[str, Any]
     for name in found.methods:
         config = ground.config(Spec("run", name, 0.1, 0.16, 1, 1))
         needs = footprint(config, work.classes)
-        runs = [run for run in found.runs[name].values() if run["line_seconds"]]
+        runs = [run for run in found.runs.get(name, {}).values() if run["line_seconds"]]
         result[name] = {
             "line_seconds": _mean([max(run["line_seconds"].values()) for run in runs]),
             "bytes_up": _mean([run["up"] for run in runs]),

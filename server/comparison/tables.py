@@ -84,5 +84,3 @@ def settings(report: Mapping[str, Any], texts: Texts) -> str:
         score = DASH if choice["score"] is None else f"{percent(choice['score'])} %"
         rows.append([texts.methods[name], f"{choice['lr']:.3g}", clipping, trials, score])
     return table(texts.settings_columns, rows)
-
-

@@ -31,7 +31,7 @@ FALLBACK = 0.03, 0.16
 _DONE = TrialState.COMPLETE, TrialState.PRUNED
 
 
-class Pruned(Exception):  # noqa: N818 - no error
+class Pruned(Exception):
     """A trial that is broken off because it does worse than others did."""
 
 

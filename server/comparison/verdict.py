@@ -7,6 +7,7 @@ A method is worth it where the 95 % interval of its gain over each line alone li
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ MARGIN = 0.02
 """Two points of balanced accuracy."""
 OURS: MethodName = "fedwon"
 FEWEST_SEEDS = 2
+FEWEST_ROUNDS = 8
+ABOVE_CHANCE = 0.05
+"""Balanced accuracy above that of guessing, without which nothing has been learnt yet."""
 
 Code = Literal[
     "fedwon",  # decidedly better than each line alone and than every other method
@@ -57,9 +61,22 @@ class Recommendation:
         return row
 
 
-def recommend(found: Outcomes) -> Recommendation:
-    """Decide by what the runs came to."""
-    return decide(found.gains, found.pairs, found.validation)
+def recommend(found: Outcomes, *, rounds: int, classes: int, rising: bool) -> Recommendation:
+    """Decide by what the runs came to; that federating is of no use can be said only of models that were trained.
+
+    Args:
+        found: what they came to.
+        rounds: of a run.
+        classes: that the network tells apart.
+        rising: whether some method was still improving in the last rounds.
+    """
+    answer = decide(found.gains, found.pairs, found.validation)
+    if answer.code not in {"alone", "not_enough_data"}:
+        return answer
+    best = max(statistics.fmean(row.values()) for row in found.by_line.values())
+    if rising or rounds < FEWEST_ROUNDS or best < 1 / classes + ABOVE_CHANCE:
+        return Recommendation("not_enough_time", None, answer.gain)
+    return answer
 
 
 def decide(
@@ -79,11 +96,8 @@ def decide(
     worth = [name for name, gain in gains.items() if gain.low > 0]
     if not worth:
         return _not_worth(gains)
-    best = max(worth, key=lambda name: gains[name].mean)
-    if OURS not in worth:
-        return Recommendation(_code_of(best), best, gains[best])
     rivals = [name for name in gains if name != OURS]
-    ahead = [name for name in rivals if name in worth and pairs[OURS, name].high < 0]
+    ahead = [name for name in rivals if name in worth and (OURS not in worth or pairs[OURS, name].high < 0)]
     if ahead:
         first = max(ahead, key=lambda name: gains[name].mean)
         return Recommendation(_code_of(first), first, gains[first])
