@@ -39,5 +39,6 @@ def test_both_pages_name_the_same_commands_and_pages() -> None:
 
 
 def test_both_pages_leave_the_same_to_be_filled_in() -> None:
-    blanks = [re.findall(r"(?<!\w)\[[^\]]+\](?!\()", (DOCS / name).read_text(encoding="utf-8")) for name in ("poc.md", "poc.ja.md")]
+    pages = [(DOCS / name).read_text(encoding="utf-8") for name in ("poc.md", "poc.ja.md")]
+    blanks = [re.findall(r"(?<!\w)\[[^\]]+\](?!\()", page) for page in pages]
     assert len(blanks[0]) == len(blanks[1])

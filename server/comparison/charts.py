@@ -20,7 +20,7 @@ COLOURS: Mapping[str, str] = {
 }
 """By method; the Okabe-Ito palette for those that are compared by default."""
 _SHAPES = ("circle", "square", "diamond", "triangle")
-_WIDTH, _ROW, _LABEL, _RIGHT = 760, 30, 190, 24
+_WIDTH, _ROW, _LABEL, _RIGHT = 800, 30, 190, 24
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -119,7 +119,7 @@ def dots(
             parts.append(
                 f'<line x1="{scale(first):.1f}" x2="{scale(second):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="bar {tone}"/>'
             )
-        ordered = sorted(row, key=lambda name: bool(emphasis) and name in emphasis)
+        ordered = sorted(row, key=(emphasis or ()).__contains__)  # what is compared lies on top
         parts += [mark(shape_of(name, methods), scale(row[name]), y, COLOURS[name]) for name in ordered]
     return _svg(parts, bottom + 24, title)
 
@@ -132,7 +132,7 @@ def forest(rows: Sequence[Bar], title: str, margin: float) -> str:
         title: read to who cannot see it.
         margin: half the band.
     """
-    label, right = 270, 250
+    label, right = 315, 240
     ends = [end for row in rows for end in (row.low, row.high) if end is not None]
     inside = [*(row.mean for row in rows), -margin, margin]
     reach = 3 * max(abs(value) for value in inside)
@@ -206,7 +206,7 @@ def _grid(scale: _Scale, bottom: float, form: str) -> str:
 def _svg(parts: Sequence[str], height: float, title: str, width: float = _WIDTH) -> str:
     return (
         f'<div class="chart"><svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
-        f'style="max-width:{width:.0f}px">{"".join(parts)}</svg></div>'
+        f'style="max-width:{width:.0f}px;min-width:{min(width, 520):.0f}px">{"".join(parts)}</svg></div>'
     )
 
 

@@ -35,11 +35,13 @@ ENGLISH = Texts(
     unseen_value="{value} %",
     unseen_note="with {method}; {alone} % with the other lines' own models",
     not_measured="not measured",
+    no_gain_yet="In this time not enough runs were finished to compare anything.",
     next_heading="What to do next",
     cautions_heading="Mind this",
     by_line_heading="What each line gets",
     by_line_note="Balanced accuracy on test images, in %: the share found of each class, every class counting alike. Mean "
     "of {seeds} runs.",
+    methods_note="Each line alone shares nothing. FedAvg averages one model for all lines, with batch norm in it. FedBN averages all but the batch norm layers, which every line keeps for itself. FedWon averages one model that has no normalization.",
     differences_heading="What is better than what",
     differences_note="Differences in points, with 95 % intervals. An interval that touches zero decides nothing.",
     less="{first} less {second}",

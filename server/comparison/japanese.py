@@ -35,11 +35,13 @@ JAPANESE = Texts(
     unseen_value="{value} %",
     unseen_note="{method}。他ラインの単独モデルでは {alone} %",
     not_measured="未測定",
+    no_gain_yet="この時間では、比較に必要な学習が終わりませんでした。",
     next_heading="次にすること",
     cautions_heading="注意点",
     by_line_heading="各ラインの結果",
     by_line_note="テスト画像でのバランス精度（%）: クラスごとの正解率を、どのクラスも同じ重みで平均した値。{seeds} 回の学習"
     "の平均。",
+    methods_note="「各ライン単独」は何も共有しません。FedAvg はバッチ正規化を含む 1 つのモデルを平均します。FedBN はバッチ正規化の層だけを各ラインに残し、それ以外を平均します。FedWon は正規化層のない 1 つのモデルを平均します。",
     differences_heading="手法の優劣",
     differences_note="差（ポイント）と 95 % 信頼区間。区間が 0 を含むときは判定できません。",
     less="{first} − {second}",
@@ -140,7 +142,7 @@ JAPANESE = Texts(
         "not_enough_data": "最良の向上は {gain} ポイントですが、区間 {low} ~ {high} ではどちらとも言えません。この大きさの"
         "差を示すには、約 {factor} 倍のテスト画像が必要です。",
         "not_enough_time": "この時間に終わった学習では判断できません。ここまでの向上: {gain} ポイント（95 % 信頼区間 {low} ~ "
-        "{high})。",
+        "{high}）。",
         "nothing_readable": "すべてのファイルの復号に失敗しました。下の表に例があります。",
         "one_line": "連合学習には 2 ライン以上が必要です。ラインごとにフォルダを分けてください。",
         "one_class": "分類には、良品と不良品のように 2 クラス以上が必要です。",

@@ -141,7 +141,8 @@ def _by_line(report: Mapping[str, Any], texts: Texts) -> str:
     cells = [[line, *(percent(row[name]) for name in methods)] for line, row in {**rows, **summary, **lowest}.items()]
     table = tables.table([texts.line, *(texts.methods[name] for name in methods)], cells)
     note = texts.by_line_note.format(seeds=len(report["outcomes"]["seeds"]))
-    return _section(texts.by_line_heading, _paragraph(note), charts.legend(methods, texts.methods), chart, table)
+    words = f'<p class="dim">{escape(texts.methods_note)}</p>'
+    return _section(texts.by_line_heading, _paragraph(note), words, charts.legend(methods, texts.methods), chart, table)
 
 
 def _differences(report: Mapping[str, Any], texts: Texts) -> str:

@@ -80,7 +80,8 @@ def paired(first: Sequence[Scores], second: Sequence[Scores], metric: str) -> Di
 
 def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> NDArray[np.float64]:
     """+1 where only the first is right, -1 where only the second is: shape (images,)."""
-    return right_images(first).astype(float) - right_images(second).astype(float)
+    change: NDArray[np.float64] = right_images(first).astype(float) - right_images(second).astype(float)
+    return change
 
 
 def _weights(score: Mapping[str, Any], metric: str) -> NDArray[np.float64]:

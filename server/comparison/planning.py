@@ -183,7 +183,7 @@ def choose(pace: Pace, methods: Sequence[MethodName], counts: Sequence[int], sec
     """
     room, lines = seconds * MARGIN, len(counts)
     plans = rungs(lines)
-    ladder = [(plan, None) for plan in plans[: _MODEST + 1]]
+    ladder: list[tuple[Plan, int | None]] = [(plan, None) for plan in plans[: _MODEST + 1]]
     ladder += [(plans[_MODEST], most) for most in IMAGES if most < max(counts)]
     least = ladder[-1][1]
     ladder += [(plan, least) for plan in plans[_MODEST + 1 :]]

@@ -66,7 +66,7 @@ def accuracy(score: Mapping[str, Any]) -> float:
 def balanced_accuracy(score: Mapping[str, Any]) -> float:
     """Mean over the classes that have images of the share classified rightly, 0 to 1."""
     pairs = zip(score["class_correct"], score["class_examples"], strict=True)
-    return statistics.mean(correct / examples for correct, examples in pairs if examples)
+    return statistics.mean(float(correct) / float(examples) for correct, examples in pairs if examples)
 
 
 METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy}

@@ -30,13 +30,13 @@ code { font-size: .9em; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; margin: 14px 0; }
 .tile { border: 1px solid var(--rule); border-radius: 8px; padding: 10px 14px; }
 .tile h3 { margin: 0; font-size: .85rem; color: var(--dim); font-weight: 600; }
-.tile .value { font-size: 1.35rem; font-weight: 700; margin: 2px 0; line-height: 1.3; }
+.tile .value { font-size: 1.25rem; font-weight: 700; margin: 2px 0; line-height: 1.3; }
 .tile p { margin: 0; font-size: .85rem; color: var(--dim); }
 .tile p.value { color: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 6px 0; font-size: .9rem; }
 .legend svg { vertical-align: -4px; margin-right: 4px; }
 .chart { overflow-x: auto; }
-.chart svg { display: block; width: 100%; min-width: 520px; height: auto; font-size: 13px; font-family: inherit; }
+.chart svg { display: block; width: 100%; height: auto; font-size: 13px; font-family: inherit; }
 .chart text { fill: currentColor; }
 .chart text.dim { fill: var(--dim); font-size: 12px; }
 .grid { stroke: var(--rule); }
@@ -47,11 +47,12 @@ code { font-size: .9em; }
 line.good { stroke: var(--good); } line.bad { stroke: var(--bad); } line.none { stroke: var(--dim); }
 .dot.good { fill: var(--good); } .dot.bad { fill: var(--bad); } .dot.none { fill: var(--dim); }
 .wide { overflow-x: auto; }
+.dim { color: var(--dim); font-size: .9rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: 8px 0; min-width: 60%; }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--rule); vertical-align: bottom;
+th, td { text-align: right; white-space: nowrap; padding: 5px 10px; border-bottom: 1px solid var(--rule); vertical-align: bottom;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; }
-thead th { font-weight: 600; color: var(--dim); }
+thead th { white-space: normal; font-weight: 600; color: var(--dim); }
 tbody th { font-weight: 500; }
 @media print { body { background: #fff; font-size: 12px; } section { break-inside: avoid; } }
 """

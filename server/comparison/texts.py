@@ -54,10 +54,12 @@ class Texts:
     unseen_value: str
     unseen_note: str
     not_measured: str
+    no_gain_yet: str
     next_heading: str
     cautions_heading: str
     by_line_heading: str
     by_line_note: str
+    methods_note: str
     differences_heading: str
     differences_note: str
     less: str

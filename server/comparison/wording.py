@@ -74,6 +74,8 @@ def headline(report: Mapping[str, Any], texts: Texts) -> str:
 
 def reason(report: Mapping[str, Any], texts: Texts) -> str:
     """Why, with the figures."""
+    if not report["obstacle"] and report["answer"]["gain"] is None:
+        return texts.no_gain_yet
     return texts.reasons[_code(report)].format(**_filled(report, texts))
 
 

@@ -20,7 +20,9 @@ def picture(kind: int, shade: int, rng: np.random.Generator, size: int = 16) -> 
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def make_line(folder: Path, shade: int, count: int, classes: tuple[str, ...] = ("good", "scratch"), seed: int = 0) -> None:
+def make_line(
+    folder: Path, shade: int, count: int, classes: tuple[str, ...] = ("good", "scratch"), seed: int = 0
+) -> None:
     """Write `count` images of each class."""
     rng = np.random.default_rng(seed)
     for kind, name in enumerate(classes):

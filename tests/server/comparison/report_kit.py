@@ -15,7 +15,7 @@ from fedwon.server.comparison.reporting import report
 from tests.server.comparison.lines_kit import make_line, make_lines, score
 
 SKILL = {"standalone": 0.6, "fedavg": 0.7, "fedbn": 0.75, "fedwon": 0.9}
-NASTY = "line <b>&</b> 三"
+NASTY = 'line <b>&" 三'
 
 
 def made_report(root: Path, *, seeds: int = 4, unseen: bool = True) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def made_report(root: Path, *, seeds: int = 4, unseen: bool = True) -> dict[str,
         work=work,
         methods=DEFAULT_METHODS,
         plan=Plan(5, 4, seeds, 12, 2, 2),
-        choices={method: choice for method in DEFAULT_METHODS},
+        choices=dict.fromkeys(DEFAULT_METHODS, choice),
         runs={method: {seed: run(method) for seed in range(1, seeds + 1)} for method in DEFAULT_METHODS},
         unseen=left_out if unseen else {},
         trials=dict.fromkeys(DEFAULT_METHODS, 5),

@@ -44,8 +44,6 @@ def test_features_are_means_of_cells(size):
     found = features([image])[0]
     grey = image.mean(axis=0) / 255
     edges = np.linspace(0, size, 9).round().astype(int)
-    cells = [
-        grey[edges[i] : edges[i + 1], edges[j] : edges[j + 1]].mean() for i in range(8) for j in range(8)
-    ]
+    cells = [grey[edges[i] : edges[i + 1], edges[j] : edges[j + 1]].mean() for i in range(8) for j in range(8)]
     assert found[:64] == pytest.approx(np.array(cells))
     assert found[64:66] == pytest.approx([grey.mean(), grey.std()])

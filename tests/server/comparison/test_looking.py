@@ -54,9 +54,7 @@ def test_no_more_than_the_most_is_read(tmp_path, monkeypatch):
     assert not found.complete
 
 
-@pytest.mark.parametrize(
-    ("mode", "side", "expected"), [("L", 30, (28, 1)), ("RGB", 200, (48, 3)), ("L", 9, (16, 1))]
-)
+@pytest.mark.parametrize(("mode", "side", "expected"), [("L", 30, (28, 1)), ("RGB", 200, (48, 3)), ("L", 9, (16, 1))])
 def test_size_and_channels_follow_from_the_images(tmp_path, mode, side, expected):
     for line in ("a", "b"):
         for kind in ("x", "y"):

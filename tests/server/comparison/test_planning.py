@@ -14,9 +14,7 @@ def pace(seconds=1.0, overhead=0.5):
     return Pace(dict.fromkeys(METHODS, seconds), overhead)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("2h", 7200), ("0.5m", 30)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("2h", 7200), ("0.5m", 30)])
 def test_times(text, seconds):
     assert seconds_of(text) == seconds
 

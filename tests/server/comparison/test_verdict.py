@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a case a line
 """Made-up results that point each way."""
 
 import pytest
