@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,10 +56,9 @@ def compare(
     from fedwon.server.comparison.reporting import report
 
     keep_freed_memory()
-    logging.getLogger("fedwon.server.strategy").setLevel(logging.WARNING)  # a line a run would bury the rest
     texts = LANGUAGES[lang]
     request = Request(data, out, seconds_of(budget), asked_methods(methods), config)
-    with metering(texts, quiet=as_json) as meter:
+    with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter:
         found = work(request, meter, texts)
     content = report(request, found)
     path = _write(request, content, texts)
@@ -67,6 +68,18 @@ def compare(
         _tell(content, path, texts)
     if found.interrupted:
         raise typer.Exit(_INTERRUPTED)
+
+
+@contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """Keep a logger's ordinary lines back: one for each of a hundred runs would bury the rest."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_extra() -> None:

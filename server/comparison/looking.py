@@ -28,6 +28,8 @@ from fedwon.common.task_settings import ImageConfig
 Pool = Literal["train", "test"]
 MOST: Mapping[Pool, int] = {"train": 1200, "test": 600}
 """Images of a line that are looked at, at most; beyond that a draw in proportion to the classes."""
+LEAST = 100
+"""Images of a line that are looked at in any case: fewer could not be told from too few."""
 NAMED = 10
 """Unreadable images that are named, at most."""
 _PEEK = 8
@@ -159,9 +161,14 @@ def look(domains: Mapping[str, DataConfig], base: Path, images: ImageConfig, *, 
                 del turns[name]
                 continue
             _read(lines[name], *step, preparation)
-        late = time.monotonic() - started > seconds
+        late = _turns_done(lines) >= LEAST and time.monotonic() - started > seconds
     whole = all(len(line) + len(line.unreadable) == line.listed.total() for line in lines.values())
     return Looked(lines, whole, time.monotonic() - started)
+
+
+def _turns_done(lines: Mapping[str, LineImages]) -> int:
+    """How far the line has come that has come farthest."""
+    return max(len(line) + len(line.unreadable) for line in lines.values())
 
 
 def _read(line: LineImages, listed: Listed, row: int, pool: Pool, preparation: Preparation) -> None:

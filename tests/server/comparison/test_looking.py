@@ -36,11 +36,13 @@ def test_the_same_pixels_have_the_same_digest_whatever_the_file(tmp_path):
 
 
 def test_when_time_runs_out_all_lines_have_come_equally_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(looking, "LEAST", 2)
     root = make_lines(tmp_path / "lines", lines=3, count=10)
     ticks = iter(np.arange(0, 1000, 1.0))
     monkeypatch.setattr(looking.time, "monotonic", lambda: float(next(ticks)))
     found = look(discover(root), tmp_path, IMAGES, seconds=6)
-    assert {len(line) for line in found.lines.values()} == {7}
+    (read,) = {len(line) for line in found.lines.values()}
+    assert 2 <= read < 20
     assert not found.complete
     for line in found.lines.values():
         assert abs(line.classes.count("good") - line.classes.count("scratch")) <= 1, "a fair draw"
