@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ def compare(
 
     Ends within the budget with what there is by then; the same command again goes on. docs/compare.md says how.
     """
+    started = time.monotonic()  # before torch and Optuna are loaded, which takes seconds of the budget
     _check_extra()
     from fedwon.common.memory import keep_freed_memory
     from fedwon.server.comparison.comparing import compare as work
@@ -57,7 +59,7 @@ def compare(
 
     keep_freed_memory()
     texts = LANGUAGES[lang]
-    request = Request(data, out, seconds_of(budget), asked_methods(methods), config)
+    request = Request(data, out, seconds_of(budget), asked_methods(methods), config, started)
     with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter:
         found = work(request, meter, texts)
     content = report(request, found)

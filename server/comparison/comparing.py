@@ -28,7 +28,7 @@ from fedwon.server.comparison.tuning import Search
 
 logger = logging.getLogger(__name__)
 
-PROBE_ROUNDS, PROBE_IMAGES, PROBE_SEED = 2, 64, 100
+PROBE_ROUNDS, PROBE_IMAGES, PROBE_SEED = 2, 32, 100
 SCRATCH = "scratch"
 
 
@@ -76,7 +76,7 @@ def compare(request: Request, meter: Meter, texts: Texts) -> Findings:
         ConfigError: the configuration is not valid, or does not go with a method.
         FolderTaken: the folder holds another comparison.
     """
-    clock = Clock(request.budget)
+    clock = Clock(request.budget, request.since)
     lines_of(request)  # a folder that is none leaves nothing behind
     ledger = Ledger(request.folder)
     try:
@@ -166,7 +166,8 @@ class _Job:
             spec = Spec("trial", method, 0.03, 0.16, PROBE_SEED, PROBE_ROUNDS)
             result = carry_out(self.ground(PROBE_IMAGES), spec, lambda _number, _score: self.check())
             last = min(result["round_seconds"], default=1.0)
-            kept["round"][method] = last * share
+            trained = min(result["train_seconds"] / PROBE_ROUNDS, last)  # only this grows with the images
+            kept["round"][method] = last - trained + trained * share
             kept["overhead"] = max(kept["overhead"], result["seconds"] - PROBE_ROUNDS * last, 0.0)
             self.ledger.put("pace", kept)
         return Pace({method: kept["round"][method] for method in self.methods}, kept["overhead"])

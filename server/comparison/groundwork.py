@@ -40,6 +40,7 @@ class Request:
         budget: seconds.
         methods: to compare; each line alone is always among them.
         config: a run's configuration whose network, images and training are used; None: chosen by the images.
+        since: moment on the monotonic clock from which the budget counts; None: from the start of the work.
     """
 
     data: str
@@ -47,6 +48,7 @@ class Request:
     budget: float
     methods: tuple[MethodName, ...] = DEFAULT_METHODS
     config: Path | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS, MethodName
 
-RESERVE = 3.0
-"""Seconds kept for the report, and for what went by before the clock began."""
+RESERVE, RESERVED_SHARE = 3.0, 0.02
+"""Seconds, and a share of the budget, that are kept for the report, a last round, and the start of the program."""
 MARGIN = 0.9
 """Share of the time left that is planned for; rounds take longer at times."""
 IMAGES = (800, 600, 400, 300, 200, 150, 100, 64)
@@ -41,17 +41,17 @@ def seconds_of(text: str) -> float:
 
 
 class Clock:
-    """The budget, counted from now on.
+    """The budget.
 
     Args:
         seconds: of the budget.
-        reserve: seconds of it that are kept for the report.
+        since: moment on the monotonic clock from which it counts; None: now.
     """
 
-    def __init__(self, seconds: float, reserve: float = RESERVE) -> None:
-        self._started = time.monotonic()
+    def __init__(self, seconds: float, since: float | None = None) -> None:
+        self._started = time.monotonic() if since is None else since
         self.budget = seconds
-        self._reserve = min(reserve, seconds / 4)
+        self._reserve = min(RESERVE + RESERVED_SHARE * seconds, seconds / 4)
 
     @property
     def passed(self) -> float:

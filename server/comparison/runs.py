@@ -120,7 +120,8 @@ def carry_out(ground: Ground, spec: Spec, heard: Heard | None = None) -> dict[st
         heard: told after every round, with the score that the round's model has; None: rounds are not scored.
 
     Returns:
-        `failed` (a reason or None), `seconds`, `round_seconds`, `line_seconds` (of a round, by line), `up` and `down`
+        `failed` (a reason or None), `seconds`, `round_seconds`, `train_seconds` (steps alone, all lines and rounds),
+        `line_seconds` (of a round, by line), `up` and `down`
         (bytes a line and round), `course` (mean validation accuracy of the model that came into each round), and
         by line the scores `validation`, `test` and `unseen` (what lines get that took no part).
 
@@ -198,12 +199,14 @@ class _Watcher:
         self._scores: dict[str, dict[str, Any]] = {"validation": {}, "test": {}, "unseen": {}}
         self._rounds: list[float] = []
         self._line_seconds: dict[str, list[float]] = {}
+        self._train_seconds = 0.0
         self._course: dict[int, list[float]] = {}
 
     def hear(self, event: Event) -> None:
         """Take an event in."""
         if isinstance(event, SiteAnswered):
             self._line_seconds.setdefault(event.site, []).append(event.seconds)
+            self._train_seconds += event.metrics.get("train-seconds", 0.0)
             examples = event.metrics.get("validation-examples", 0)
             if examples:
                 share = event.metrics["validation-correct"] / examples
@@ -259,6 +262,7 @@ class _Watcher:
         return {
             **self._scores,
             "round_seconds": self._rounds,
+            "train_seconds": self._train_seconds,
             "line_seconds": {name: statistics.fmean(seconds) for name, seconds in self._line_seconds.items()},
             "course": [round(statistics.fmean(self._course[number]), 4) for number in sorted(self._course)],
         }
