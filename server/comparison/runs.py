@@ -135,7 +135,8 @@ def carry_out(ground: Ground, spec: Spec, heard: Heard | None = None) -> dict[st
         training = {name: data for name, data in ground.lines.items() if name != spec.without}
         weighed = Weighed()
         sites = {name: SiteConfig(data=data, threads=ground.threads) for name, data in training.items()}
-        grid = InProcessGrid(sites, Path.cwd(), weighed, folder=folder / LOCAL)
+        keeps = METHODS[spec.method].keeps != "nothing"  # else what a line keeps need not outlive the run
+        grid = InProcessGrid(sites, Path.cwd(), weighed, folder=folder / LOCAL if keeps else None)
         watcher = _Watcher(ground, spec, folder, heard)
         store = Store(folder / "fedwon.db")
         started, failed = time.monotonic(), None

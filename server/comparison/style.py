@@ -50,7 +50,7 @@ line.good { stroke: var(--good); } line.bad { stroke: var(--bad); } line.none { 
 .dim { color: var(--dim); font-size: .9rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: 8px 0; min-width: 60%; }
 th, td { text-align: right; white-space: nowrap;
-  padding: 5px 10px; border-bottom: 1px solid var(--rule); vertical-align: bottom;
+  padding: 5px 8px; border-bottom: 1px solid var(--rule); vertical-align: bottom;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; }
 thead th { white-space: normal; font-weight: 600; color: var(--dim); }
