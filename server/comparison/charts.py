@@ -58,6 +58,7 @@ class _Scale:
         return self.left + (inside - self.low) / (self.high - self.low) * (self.right - self.left)
 
     def ticks(self) -> list[float]:
+        """Values at which the axis is labelled."""
         count = round((self.high - self.low) / self.step)
         return [self.low + number * self.step for number in range(count + 1)]
 
