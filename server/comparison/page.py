@@ -90,17 +90,17 @@ def _tiles(report: Mapping[str, Any], texts: Texts) -> list[str]:
     if method is None:
         return []
     name, gain = texts.methods[method], found["gains"][method]
-    note = texts.gain_note.format(low=points(gain["low"]), high=points(gain["high"]))
+    note = texts.gain_note.format(method=name, low=points(gain["low"]), high=points(gain["high"]))
     rows = found["line_gains"][method].values()
     better = sum((row["low"] or 0) > 0 for row in rows)
     worse = sum((row["high"] or 0) < 0 for row in rows)
     before, after = (min(found["by_line"][which].values()) for which in (ALONE, method))
     return [
-        _tile(texts.gain_tile, points(gain["mean"]), f"{name}: {note}"),
+        _tile(texts.gain_tile, texts.gain_value.format(gain=points(gain["mean"])), note),
         _tile(
             texts.lines_tile,
-            texts.lines_value.format(better=better, worse=worse),
-            texts.lines_note.format(all=len(rows)),
+            texts.lines_value.format(better=better, all=len(rows)),
+            texts.lines_note.format(method=name, worse=worse),
         ),
         _tile(
             texts.worst_tile,

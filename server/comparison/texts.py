@@ -43,6 +43,7 @@ class Texts:
     subtitle: str
     answer: str
     gain_tile: str
+    gain_value: str
     gain_note: str
     lines_tile: str
     lines_value: str
