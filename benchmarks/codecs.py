@@ -22,9 +22,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 
-from benchmarks.paper.comparing import Difference, paired
 from benchmarks.paper.running import Spec, Watcher
-from benchmarks.paper.scoring import accuracy
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from fedwon.client.config import SiteConfig
 from fedwon.client.domains import discover
@@ -38,6 +36,8 @@ from fedwon.common.rebuilding import OF_MODEL, rebuild
 from fedwon.common.run_config import ParticipationConfig, RunConfig, TrafficConfig
 from fedwon.models import build_model
 from fedwon.server.app import federate
+from fedwon.server.comparison.paired import Difference, paired
+from fedwon.server.comparison.scoring import accuracy
 from fedwon.server.simulating import versions
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.site_grid import Delta

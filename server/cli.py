@@ -18,7 +18,16 @@ from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import backup_commands, cli_page, cli_quarantine, cli_relay, cli_releases, interrupted, report
+from fedwon.server import (
+    backup_commands,
+    cli_compare,
+    cli_page,
+    cli_quarantine,
+    cli_relay,
+    cli_releases,
+    interrupted,
+    report,
+)
 from fedwon.server.cli_identity import register, sites_app
 from fedwon.server.config import ServerConfig
 from fedwon.server.options import HOME, AsJson, Folder
@@ -266,6 +275,7 @@ cli_relay.register(app)
 cli_page.register(app)
 cli_quarantine.register(app, sites_app)
 cli_releases.register(app)
+cli_compare.register(app)
 
 
 def run() -> None:

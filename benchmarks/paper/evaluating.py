@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.keeping import stored
-from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
+from benchmarks.paper.scoring import scored_images
 from fedwon.client.domains import discover
 from fedwon.common.errors import FedwonError
 from fedwon.common.model_file import read_model
+from fedwon.server.comparison.scoring import LOCAL, counts, served
 
 
 def evaluate_stored(data: str, protocols: Sequence[str], checkpoints: Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import RESULTS, run_folder
-from benchmarks.paper.scoring import LOCAL
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.tuning import specs
 from fedwon.client.local_state import LocalStates, recall, remember
 from fedwon.common.arrays import write_record
 from fedwon.common.model_file import read_model
+from fedwon.server.comparison.scoring import LOCAL
 
 KEPT = ROOT / "benchmarks" / "checkpoints"
 MODEL = "model.safetensors"

@@ -15,10 +15,10 @@ from benchmarks.paper.partitions import DomainASite
 from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
 from benchmarks.paper.published import NOT_COMPARABLE, published
 from benchmarks.paper.running import RESULTS
-from benchmarks.paper.scoring import METRICS
 from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows
 from benchmarks.paper.tuning import rows
 from benchmarks.paper.verdicts import interval, points, summary
+from fedwon.server.comparison.scoring import METRICS
 
 CURVES = "curves"
 _LEFT_OUT = (

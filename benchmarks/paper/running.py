@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 
 from benchmarks.paper.protocols import PROTOCOLS, Protocol
-from benchmarks.paper.scoring import LOCAL, counts, scored_images, served
+from benchmarks.paper.scoring import scored_images
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from benchmarks.paper.variants import VARIANTS
 from fedwon.client.config import DataConfig, SiteConfig
@@ -29,6 +29,7 @@ from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
 from fedwon.common.run_config import BEFORE_CODECS, ParticipationConfig, RunConfig
 from fedwon.server.app import federate
+from fedwon.server.comparison.scoring import LOCAL, counts, served
 from fedwon.server.events import Event, RoundCommitted
 from fedwon.server.runs import Run
 from fedwon.server.simulating import versions

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.comparing import Difference, Scores, paired
 from benchmarks.paper.protocols import PROTOCOLS, Protocol
 from benchmarks.paper.running import Spec, result_path
 from benchmarks.paper.scoring import by_domain
 from benchmarks.paper.tuning import chosen, mean_score, rows
+from fedwon.server.comparison.paired import Difference, Scores, paired
 
 NAMES = {
     "fedwon": "fedwon",

@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.paper.protocols import PROTOCOLS, Protocol
 from benchmarks.paper.running import RESULTS, Spec, result_path
-from benchmarks.paper.scoring import METRICS
 from benchmarks.paper.variants import VARIANTS
+from fedwon.server.comparison.scoring import METRICS
 
 SEED = 101
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.paper.comparing import Difference
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.table_rows import NAMES, Row, best, difference, found_rows
+from fedwon.server.comparison.paired import Difference
 
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

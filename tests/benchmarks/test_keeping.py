@@ -6,7 +6,6 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.keeping import halved, keep, stored
 from benchmarks.paper.running import Spec, result_path, run_folder
-from benchmarks.paper.scoring import LOCAL, served
 from benchmarks.paper.tuning import trials
 from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import write_record
@@ -14,6 +13,7 @@ from fedwon.common.model_file import describe, network, read_model
 from fedwon.common.network_state import record_of
 from fedwon.common.run_config import TaskConfig
 from fedwon.models import local_names
+from fedwon.server.comparison.scoring import LOCAL, served
 
 CLASSES = ("a", "b", "c")
 

@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 from PIL import Image
 from torch import nn
 
-from benchmarks.paper.scoring import Ensemble, by_domain, counts, right_images, scored_images, served
+from benchmarks.paper.scoring import by_domain, scored_images
 from fedwon.client.config import DataConfig
 from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import StoredRecord, open_record, write_record
@@ -21,6 +21,7 @@ from fedwon.common.network_state import record_of
 from fedwon.common.run_config import RunConfig, TaskConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig
 from fedwon.models import local_names
+from fedwon.server.comparison.scoring import Ensemble, counts, right_images, served
 
 
 class Guess(nn.Module):

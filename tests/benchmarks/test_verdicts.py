@@ -10,7 +10,7 @@ from benchmarks.paper.report import section
 from benchmarks.paper.running import Spec, result_path
 from benchmarks.paper.tuning import trials
 from benchmarks.paper.verdicts import RIVALS, SETS, summary
-from tests.benchmarks.test_comparing import score
+from tests.server.comparison.test_paired import score
 
 BATCHES = {"digits": 32, "digits_small": 32, "office": 32, "pacs": 16, "magnetic_tile": 8, "magnetic_tile_each": 8}
 

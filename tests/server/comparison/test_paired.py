@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.paper.comparing import paired
-from benchmarks.paper.scoring import right_images
+from fedwon.server.comparison.paired import paired
+from fedwon.server.comparison.scoring import right_images
 
 
 def score(right, sizes):

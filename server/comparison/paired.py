@@ -1,6 +1,6 @@
-"""Paired differences between two rows of a table, with an interval.
+"""Paired differences between two methods, with an interval.
 
-Both rows were scored on the same test images and have the same seeds. The difference varies for two reasons: the seed
+Both were scored on the same test images and have the same seeds. The difference varies for two reasons: the seed
 (initial weights, drawn images, order) and the choice of test images. The interval adds the two: Student's t over seeds
 for the first, the normal approximation over images, paired, for the second. Test images are the same for every seed, so
 part of the variance is counted twice: the interval is too wide rather than too narrow.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.paper.scoring import right_images
+from fedwon.server.comparison.scoring import right_images
 
 LEVEL = 0.95
 Scores = Mapping[str, Mapping[str, Any]]
@@ -26,19 +26,23 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the first row is than the second, in shares (0.01 is one point).
+    """How much better the first method is than the second, in shares (0.01 is one point).
 
     Attributes:
         mean: over seeds, of the mean over domains.
         low: lower end of the interval.
         high: upper end.
         seeds: number of pairs.
+        by_images: half the interval that the choice of test images alone would give; NaN where it is not known.
+        by_seeds: half the interval over seeds alone.
     """
 
     mean: float
     low: float
     high: float
     seeds: int
+    by_images: float = math.nan
+    by_seeds: float = math.nan
 
     @property
     def verdict(self) -> str:
@@ -49,15 +53,15 @@ class Difference:
 
 
 def paired(first: Sequence[Scores], second: Sequence[Scores], metric: str) -> Difference:
-    """Compare two rows.
+    """Compare two methods.
 
     Args:
         first: test scores by domain, a run each, in the order of the seeds.
-        second: the same seeds of the other row.
+        second: the same seeds of the other method.
         metric: "accuracy", or "balanced": each class of a domain weighs alike.
 
     Raises:
-        ValueError: the rows have other seeds or domains, or there is none.
+        ValueError: they have other seeds or domains, or there is none.
     """
     if len(first) != len(second) or not first:
         raise ValueError("both rows need the same seeds, one at least")
@@ -68,14 +72,16 @@ def paired(first: Sequence[Scores], second: Sequence[Scores], metric: str) -> Di
         change = np.stack([_change(a[domain], b[domain]) for a, b in zip(first, second, strict=True)])
         by_seed += (change @ weights) / len(domains)
         image_variance += _variance(change.mean(axis=0), first[0][domain], weights) / len(domains) ** 2
-    half = math.hypot(_seed_half(by_seed), stats.norm.ppf(0.5 + LEVEL / 2) * math.sqrt(image_variance))
+    by_images = float(stats.norm.ppf(0.5 + LEVEL / 2)) * math.sqrt(image_variance)
+    half = math.hypot(_seed_half(by_seed), by_images)
     mean = float(by_seed.mean())
-    return Difference(mean, mean - half, mean + half, len(first))
+    return Difference(mean, mean - half, mean + half, len(first), by_images, _seed_half(by_seed))
 
 
 def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> NDArray[np.float64]:
     """+1 where only the first is right, -1 where only the second is: shape (images,)."""
-    return right_images(first).astype(float) - right_images(second).astype(float)
+    change: NDArray[np.float64] = right_images(first).astype(float) - right_images(second).astype(float)
+    return change
 
 
 def _weights(score: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
@@ -87,12 +93,16 @@ def _weights(score: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
 
 
 def _variance(change: NDArray[np.float64], score: Mapping[str, Any], weights: NDArray[np.float64]) -> float:
-    """Variance of the weighted mean when each class's images are drawn anew."""
+    """Variance of the weighted mean when each class's images are drawn anew.
+
+    A class with a single image shows no spread of its own; it is given that of all the domain's images.
+    """
     total, start = 0.0, 0
+    common = float(change.var(ddof=1)) if len(change) > 1 else 0.0
     for size in score["class_examples"]:
-        if size > 1:
-            part = slice(start, start + size)
-            total += size * float(change[part].var(ddof=1)) * float(weights[start]) ** 2
+        if size:
+            spread = float(change[start : start + size].var(ddof=1)) if size > 1 else common
+            total += size * spread * float(weights[start]) ** 2
         start += size
     return total
 
