@@ -1,7 +1,7 @@
 """Images for training: decoded and prepared as `fedwon.common.pixels` says, as torch's tensors.
 
-Decoding, grey and normalization are that module's own. Only the change of size is torch's, which is many
-times faster for the same bits (decision 0029). Importing torchvision for it would bring in torch's compiler, which costs a site
+Decoding, grey and normalization are that module's own. Only the change of size is torch's, which is many times faster
+for the same bits (decision 0029). Importing torchvision for it would bring in torch's compiler, which costs a site
 memory and seconds at every start (decision 0024).
 """
 
