@@ -33,7 +33,7 @@ def test_classes_are_named_by_the_configuration_the_sites_or_not_yet(home):
 
 
 def test_it_is_a_task_of_the_newest_run(home):
-    run = make_run(home, rounds=0)
+    run = make_run(home, rounds=1)
     reply = prospect(home.store, small_run(classes=("other", "classes")))
     assert TaskConfig.from_flat(settings_of(reply.records)) == run.task(1)
     assert reply.version == VERSION
