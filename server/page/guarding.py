@@ -32,8 +32,11 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-OPEN = ("/login", "/static/")
+STATIC, OK = "/static/", 200
+OPEN = ("/login", STATIC)
 """What a visitor without a login may have."""
+FOREVER = "max-age=31536000, immutable"
+"""Pages name these files by their content (`rendering.py`), so a page works also when its server has just ended."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Guard:
                 reply = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     reply[name] = value
+                if scope["path"].startswith(STATIC) and message["status"] == OK:
+                    reply["Cache-Control"] = FOREVER
                 if self._tls:
                     reply["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)

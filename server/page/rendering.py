@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(federation=federation, version=VERSION, percent=percent)
+        content = _digest(HERE / "static")
+        self._templates.globals.update(federation=federation, version=VERSION, percent=percent, content=content)
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         """Make a page in the browser's language.
@@ -50,6 +52,14 @@ class Renderer:
     def message(self, request: Request, heading: str, text: str, status: int) -> HTMLResponse:
         """Make a page that says one thing."""
         return self.page(request, "message", status=status, heading=heading, text=text, still=True)
+
+
+def _digest(folder: Path) -> str:
+    """Return what changes with any of a folder's files."""
+    state = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:12]
 
 
 def words(request: Request) -> Texts:

@@ -91,7 +91,7 @@ def photographed(folder: Path, out: Path) -> Iterator[Path]:
         "rounds": 40,
         "training": {"batch_size": 8, "lr": 0.05, "clipping": 0.64},
         "images": {"channels": 1, "max_train": 60},
-        "participation": {"minimum": 3},
+        "participation": {"minimum": 3, "away_seconds": 2},
     }
     fleet = paged(folder, run, heartbeat=2.0)
     try:

@@ -160,12 +160,18 @@ def test_a_stranger_does_nothing(watch, chromium, fleet):
     assert fleet.status()["wish"] == ""
 
 
-def test_the_last_one_stops_the_run_and_the_page_says_that_it_is_alone(fleet, chromium):
-    seen = Watched(chromium, address(fleet), locale="en-GB")
-    log_in(seen.page)
-    seen.page.click("#ask-stop")
-    seen.page.click("#do-stop")
+def test_a_run_is_stopped_and_the_page_says_that_it_is_alone(fleet, chromium):
+    seen, actor = (Watched(chromium, address(fleet), locale="en-GB") for _ in range(2))
+    seen.page.goto("/")
+    before = rounds_shown(seen.page)
+    wait_until(lambda: rounds_shown(seen.page) > before, "another round")
+    log_in(actor.page)
+    actor.page.click("#ask-stop")
+    actor.page.click("#do-stop", no_wait_after=True)
     fleet.server.end(0)
     seen.page.wait_for_selector("#lost:not([hidden])")
-    seen.close()
     assert fleet.status()["state"] == "stopped"
+    fleet.server = fleet.start_server("--resume")
+    seen.page.wait_for_selector("#lost", state="hidden")
+    seen.close()
+    actor.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fedwon.server.page.guarding import FOREVER
 from tests.server.page.browsing import ELSEWHERE, HERE, PASSWORD, Browser
 
 PAGES = ["/", "/history", "/sites/a", "/runs/a", "/live"]
@@ -17,7 +18,7 @@ def test_every_answer_says_what_a_browser_must_not_do(browser):
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["cache-control"] == "no-store"
+        assert headers["cache-control"] == (FOREVER if path.startswith("/static") else "no-store")
         assert headers["referrer-policy"] == "same-origin"
 
 

@@ -12,7 +12,10 @@ import httpx
 import pytest
 
 from fedwon.common.certificates import read_certificate
+from fedwon.common.config import load
+from fedwon.common.errors import ConfigError
 from fedwon.server.authorities import renew_server
+from fedwon.server.config import ServerConfig
 from fedwon.server.hub import Hub
 from fedwon.server.page import hosting
 from fedwon.server.page.hosting import is_local, page_beside
@@ -57,6 +60,21 @@ def patient(ask):
 )
 def test_what_only_this_machine_reaches(address, local):
     assert is_local(address) == local
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("", "127.0.0.1:8472"), ("page: off", None), ("page:", None), ("page: 0.0.0.0:1", "0.0.0.0:1")],
+)
+def test_where_it_is_as_server_yaml_says(tmp_path, written, read):
+    (tmp_path / "server.yaml").write_text(written)
+    assert load(ServerConfig, tmp_path / "server.yaml").page == read
+
+
+def test_yes_is_no_address(tmp_path):
+    (tmp_path / "server.yaml").write_text("page: on")
+    with pytest.raises(ConfigError, match="page"):
+        load(ServerConfig, tmp_path / "server.yaml")
 
 
 def test_on_this_machine_it_is_plain(home):

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from fedwon.server import availability, sites, standing
 from fedwon.server.availability import Availability
 from fedwon.server.page.curves import APART, chart, floor_of, spark
+from fedwon.server.page.rendering import HERE, _digest
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import Traffic
 from fedwon.server.store import AuditRow, RoundRow, Site, now
@@ -20,7 +21,7 @@ from tests.server.server_kit import CLASSES, small_run
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(2)>'{{ 7*7 }}</svg></title>\u202e&amp;"""
 TAGS = {"script", "img", "iframe", "object", "embed", "style", "base"}
-OUR_SCRIPT = [("src", "/static/page.js"), ("defer", None)]
+OUR_SCRIPT = [("src", f"/static/page.js?v={_digest(HERE / 'static')}"), ("defer", None)]
 
 
 class Parsed(HTMLParser):
