@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from fedwon.common.methods import MethodName
-from fedwon.common.task_settings import ImageConfig
 from fedwon.server.comparison.agenda import Agenda, farthest
 from fedwon.server.comparison.groundwork import Groundwork, Request, lines_of, prepare
 from fedwon.server.comparison.ledger import Ledger
@@ -125,7 +124,6 @@ class _Job:
         Raises:
             OutOfTime: the budget is used up.
         """
-        ImageConfig.model_validate(self.groundwork.settings["images"])
         for method in self.methods:  # what does not go together is told before minutes have passed
             self.ground(None).config(Spec("run", method, 0.1, None, 1, 1))
         pace = self.pace()
@@ -173,16 +171,19 @@ class _Job:
         return Pace({method: kept["round"][method] for method in self.methods}, kept["overhead"])
 
     def plan(self, pace: Pace) -> Plan:
-        """The plan that fits, or the one of an earlier call."""
-        kept = self.ledger.get("plan")
+        """The plan that fits, or that of an earlier call if a run is done by it, or there is no more time now."""
+        more_time = self.clock.budget > (self.ledger.get("planned for") or 0.0)
+        kept = None if more_time and not self.begun() else self.ledger.get("plan")
         plan = Plan(**kept) if kept else choose(pace, self.methods, self.counts, self.clock.left)
         self.ledger.put("plan", plan.as_dict())
+        self.ledger.put("planned for", max(self.clock.budget, self.ledger.get("planned for") or 0.0))
         self.meter.note(self.texts.planned.format(trials=plan.trials, seeds=plan.seeds, rounds=plan.rounds))
         return plan
 
     def tune(self, ground: Ground, plan: Plan, pace: Pace) -> dict[MethodName, dict[str, Any]]:
         """Settings of each method: kept ones, or by as many trials as are planned and there is time for."""
-        choices: dict[MethodName, dict[str, Any]] = self.ledger.get("choices") or {}
+        kept = self.ledger.get("choices") if self.begun() else None  # else the search may go on
+        choices: dict[MethodName, dict[str, Any]] = kept or {}
         if all(method in choices for method in self.methods):
             return choices
         searches = {name: Search(self.ledger.url, name, plan.trial_rounds) for name in self.methods}
@@ -202,6 +203,13 @@ class _Job:
         self.ledger.put("choices", _finite(choices))
         self.meter.note(self.texts.tuned)
         return choices
+
+    def begun(self) -> bool:
+        """Whether a run is done by the plan and the settings that are kept, which then stay."""
+        plan, choices = self.ledger.get("plan"), self.ledger.get("choices") or {}
+        known = [name for name in self.methods if name in choices]
+        lines = farthest(list(self.groundwork.lines), self.groundwork.facts)
+        return plan is not None and Agenda(Plan(**plan), known, lines, choices).begun(self.ledger)
 
     def agenda(self, plan: Plan, choices: Mapping[MethodName, Mapping[str, Any]]) -> Agenda:
         """The runs of a plan."""
@@ -227,7 +235,7 @@ class _Job:
             owed = min(sum(costs[number:]), max(self.clock.left, 0.0))
             for spec in missing:
                 self.tell(self._words(spec), owed)
-                self.ledger.put(spec.key, _plain(carry_out(ground, spec, lambda _number, _score: self.check())))
+                self.ledger.put(spec.key, carry_out(ground, spec, lambda _number, _score: self.check()))
             self.meter.note(self._words(block[-1], done=True))
 
     def _seconds(self, block: Sequence[Spec], plan: Plan, pace: Pace) -> float:
@@ -280,10 +288,6 @@ class _Job:
             self.clock.passed,
             interrupted=interrupted,
         )
-
-
-def _plain(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {**result, "seconds": round(result["seconds"], 3)}
 
 
 def _finite(choices: Mapping[MethodName, Mapping[str, Any]]) -> dict[str, Any]:

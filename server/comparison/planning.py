@@ -17,7 +17,7 @@ from typing import Any
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS, MethodName
 
-RESERVE, RESERVED_SHARE = 3.0, 0.02
+RESERVE, RESERVED_SHARE = 4.0, 0.02
 """Seconds, and a share of the budget, that are kept for the report, a last round, and the start of the program."""
 MARGIN = 0.9
 """Share of the time left that is planned for; rounds take longer at times."""
@@ -124,8 +124,8 @@ _LADDER: tuple[tuple[int, int, int, int, float, int], ...] = (
     (4, 3, 3, 6, 0.01, 2),
     (4, 3, 3, 5, 0, 0),
     (3, 2, 3, 4, 0, 0),
-    (2, 2, 2, 3, 0, 0),
-    (2, 1, 2, 2, 0, 0),
+    (2, 2, 3, 3, 0, 0),
+    (2, 1, 3, 2, 0, 0),
 )
 _MODEST = 10
 """Rungs from here on are reached with fewer images before they are reached with fewer rounds."""

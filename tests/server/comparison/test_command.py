@@ -165,3 +165,33 @@ def test_without_the_extra(tmp_path, monkeypatch):
     done = call("--data", tmp_path)
     assert isinstance(done.exception, MissingExtra)
     assert "fedwon[compare]" in done.exception.hint
+
+
+def test_more_time_plans_anew_while_no_run_is_done(tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text(TINY)
+    data, out = make_lines(tmp_path / "lines", lines=2, count=12), tmp_path / "out"
+    plans = iter([Plan(1, 1, 2, 2, 0, 0), Plan(2, 1, 2, 3, 0, 0)])
+    monkeypatch.setattr(comparing, "choose", lambda *_args: next(plans))
+    monkeypatch.setattr(comparing, "choose_rest", lambda plan, *_args: plan)
+    monkeypatch.setattr("fedwon.server.comparison.agenda.MOST_SEEDS", 2)
+    monkeypatch.setattr(comparing, "carry_out", no_runs := NoRuns(comparing.carry_out))
+    asked = ["--data", data, "--out", out, "--config", tmp_path / "run.yaml", "--methods", "fedwon"]
+    assert call(*asked, "--budget", "10m").exit_code == 130
+    assert content(out)["plan"]["rounds"] == 2
+    no_runs.allowed = True
+    assert call(*asked, "--budget", "20m").exit_code == 0
+    assert content(out)["plan"]["rounds"] == 3
+    assert content(out)["choices"]["fedwon"]["trials"] == 2
+    assert call(*asked, "--budget", "30m").exit_code == 0, "a third plan would end the iterator"
+
+
+class NoRuns:
+    """Lets trials through, and runs once they are allowed."""
+
+    def __init__(self, real):
+        self.real, self.allowed = real, False
+
+    def __call__(self, ground, spec, heard):
+        if spec.kind == "run" and not self.allowed:
+            raise KeyboardInterrupt
+        return self.real(ground, spec, heard)

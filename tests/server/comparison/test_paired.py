@@ -62,3 +62,13 @@ def test_interval_covers_the_true_difference_as_often_as_it_says():
         found = paired(*rows, "accuracy")
         covered += found.low <= truth <= found.high
     assert covered / trials >= 0.94
+
+
+def test_a_class_with_a_single_image_is_not_taken_for_certain():
+    many = [1, 0, 1, 0, 1, 1]
+    first, second = score([*many, 1], [6, 1]), score([0, 1, 0, 0, 1, 0, 0], [6, 1])
+    found = paired([{"a": first}] * 2, [{"a": second}] * 2, "balanced")
+    change = np.array([*many, 1.0]) - np.array([0, 1, 0, 0, 1, 0, 0])
+    expected = 1.96 * math.sqrt((change[:6].var(ddof=1) / 6 + change.var(ddof=1)) / 4)
+    assert found.by_images == pytest.approx(expected, rel=1e-3)
+    assert found.by_seeds == 0
