@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from fedwon.common.run_config import RetentionConfig, RunConfig
-from fedwon.server.admission_rows import AdmittedRow
+from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.store import MetricRow, Store, TaskRow
 
@@ -75,7 +75,7 @@ def thin_history(store: Store, run: str, newest: int, history: int, keeping: Ite
         StorageError: the database cannot be written.
     """
     with store.session() as session:
-        for table in (MetricRow, TaskRow, AdmittedRow):
+        for table in (MetricRow, TaskRow, AdmittedRow, QuarantineRow):
             old = (table.round <= newest - history, table.round % STRIDE != 0, table.round.not_in(list(keeping)))
             session.execute(delete(table).where(table.run == run, *old))
 
