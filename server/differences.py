@@ -18,6 +18,8 @@ from fedwon.common.arrays import StoredArray
 
 CELLS = 2**20
 """Numbers of a block: 8 MiB in float64."""
+WIDEST = 2**15
+"""Elements of a block: of few updates it fits into a processor's own cache."""
 
 Block = NDArray[np.float64]
 
@@ -36,7 +38,7 @@ def floating(array: Array) -> bool:
 
 def spans(size: int, rows: int) -> Iterator[slice]:
     """Cut a tensor into columns of which `rows` rows fit into a block."""
-    width = max(1, CELLS // max(rows, 1))
+    width = max(1, min(WIDEST, CELLS // max(rows, 1)))
     for start in range(0, size, width):
         yield slice(start, min(start + width, size))
 
@@ -66,9 +68,10 @@ def blocks(arrays: Sequence[Array], starts: Sequence[Array] | None = None) -> It
     for span in spans(rows[0].size, len(rows)):
         block = np.empty((len(rows), span.stop - span.start))
         for index, row in enumerate(rows):
-            block[index] = row[span]
-            if bases is not None:
-                block[index] -= bases[index][span]
+            if bases is None:
+                block[index] = row[span]
+            else:
+                np.subtract(row[span], bases[index][span], out=block[index], dtype=np.float64)
         yield span, block
 
 
@@ -84,7 +87,8 @@ def _all_blocks(changes: Sequence[Change]) -> Iterator[Block]:
 def norm(change: Change) -> float:
     """Return the Euclidean norm of an update's difference over all its floating-point tensors."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt(sum(float(row @ row) for (row,) in _all_blocks([change])))
+        # here and below no product of matrices: BLAS would wake its threads for each block
+        return math.sqrt(sum(float(np.einsum("ij,ij->", block, block)) for block in _all_blocks([change])))
 
 
 def norms_by_tensor(change: Change) -> dict[str, float]:
@@ -113,12 +117,14 @@ def cosines(changes: Sequence[Change], norms: Sequence[float]) -> list[float]:
     """
     lengths = np.asarray(norms, dtype=np.float64)
     voices = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=(lengths > 0) & np.isfinite(lengths))
+    silent = None if voices.all() else (voices == 0)[:, None]
     products, square = np.zeros(len(changes)), 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for block in _all_blocks(changes):
-            mean = voices @ np.where(voices[:, None] > 0, block, 0.0)
-            products += block @ mean
-            square += float(mean @ mean)
+            heard = block if silent is None else np.where(silent, 0.0, block)
+            mean = np.einsum("i,ij->j", voices, heard)
+            products += np.einsum("ij,j->i", heard, mean)
+            square += float(np.einsum("j,j->", mean, mean))
     own = (voices > 0).astype(float)  # a difference of length 1 times itself
     without = products * voices - own
     rest = np.maximum(square - 2 * products * voices + own, 0.0)

@@ -14,7 +14,7 @@ from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.errors import FedwonError, RunMissing, StaysRefused
 from fedwon.server.admission import Refusal, Rule
 from fedwon.server.admission_rows import COUNTED, GONE, HELD, RELEASED, QuarantineRow
-from fedwon.server.auditing import operator
+from fedwon.server.auditing import REFUSED, operator
 from fedwon.server.differences import Change, norm, norms_by_tensor
 from fedwon.server.outliers import start_of
 from fedwon.server.runs import Run
@@ -53,7 +53,7 @@ def hold(
     row.rule, row.reason, row.state = refusal.rule, refusal.reason, HELD
     with run.store.session() as session:
         session.merge(row)
-        session.add(AuditRow(action="update quarantined", subject=site, detail=f"{task}: {refusal.reason}"[:500]))
+        session.add(AuditRow(action=f"{REFUSED}update", subject=site, detail=f"{task}: {refusal.reason}"[:500]))
 
 
 def _plain(value: object) -> bool:
@@ -162,7 +162,7 @@ def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
     if run.state == "finished":
         raise StaysRefused(f"Run {row.run} has finished: there is no next round in which {row.task} could count.")
     if not _path(row, root).is_file():
-        raise StaysRefused(f"The file of {row.task} is not kept any more (`run.retention.refused`).")
+        raise StaysRefused(f"The file of {row.task} is not kept any more (`run.retention.refused`, `refused_mb`).")
     try:
         run.model(row.round - 1)
     except RunMissing:

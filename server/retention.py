@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from fedwon.common.run_config import RetentionConfig, RunConfig
-from fedwon.server.admission_rows import AdmittedRow
+from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 
@@ -95,6 +95,7 @@ def thin_history(store: Store, run: str, newest: int, history: int, keeping: Ite
             (MetricRow, MetricRow.round),
             (TaskRow, TaskRow.round),
             (AdmittedRow, AdmittedRow.round),
+            (QuarantineRow, QuarantineRow.round),
             (RoundRow, RoundRow.number),
         ):
             old = (number <= newest - history, number % every != 0, number.not_in(list(keeping)))

@@ -215,7 +215,7 @@ def test_what_an_operator_sees(home, typed):
     assert "moved_most" in typed("quarantine", "show", task)
     with pytest.raises(StaysRefused, match="No update in quarantine"):
         typed("quarantine", "show", "r0002.train.x")
-    assert [line["action"] for line in trail(home.store, site="x")] == ["update quarantined"]
+    assert [line["action"] for line in trail(home.store, site="x")] == ["refused: update"]
 
 
 def test_a_released_update_counts_once_as_a_late_one(home, typed):
@@ -243,7 +243,7 @@ def test_a_released_update_counts_once_as_a_late_one(home, typed):
     assert same(run.last()[1], shifted(after, 0.1))
     with pytest.raises(StaysRefused, match="was released and has counted"):
         release(home.store, home.folder, row["task"])
-    assert [line["action"] for line in trail(home.store, site="x")] == ["update quarantined", "update released"]
+    assert [line["action"] for line in trail(home.store, site="x")] == ["refused: update", "update released"]
 
 
 def test_what_cannot_be_released(home, monkeypatch):
@@ -347,7 +347,9 @@ def test_the_record_is_pruned_with_the_history(store, tmp_path):
     retention = small_run().retention.model_copy(update={"history": 10, "rounds": 2})
     config = small_run(rounds=30).model_copy(update={"retention": retention})
     run = Run.create(store, tmp_path, config, CLASSES)
-    start(run, FakeGrid({"a": answering(0.001)}), rounds=21)
+    bad = tensor(first(np.nan))
+    start(run, FakeGrid({"a": answering(0.001), "x": in_turn(*[bad] * 4, *[answering(0.001)] * 17)}), rounds=21)
     kept = {row.round for row in rows(store, AdmittedRow)}
     assert 3 not in kept
+    assert rows(store, QuarantineRow) == []
     assert {15, 20, 21} <= kept
