@@ -205,9 +205,11 @@ class Upload:
         Raises:
             DiskFull: no space left; what came before stays.
         """
-        await self._written()
-        self._write()
-        await self._written()
+        try:
+            await self._written()
+        finally:  # a call that is cancelled while it waits: what has come is written all the same
+            self._write()
+            await self._written()
 
     def _append(self, pieces: Sequence[bytes]) -> None:
         try:
