@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from benchmarks.paper.scoring import accuracy, counts, scored_images
+from benchmarks.paper.scoring import scored_images
 from benchmarks.robustness.hostile import ATTACKS, TARGET, HostileApp, triggered
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.arrays import open_record
@@ -25,6 +25,7 @@ from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import RunConfig
 from fedwon.server.admission_rows import QuarantineRow
 from fedwon.server.app import federate
+from fedwon.server.comparison.scoring import accuracy, counts
 from fedwon.server.simulating import versions
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
