@@ -11,23 +11,26 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
 from pydantic import Field
 
-from fedwon.common.codec import codec_of
 from fedwon.common.config import Settings
 from fedwon.common.errors import BeyondLimits
 from fedwon.common.files import write_atomic
 from fedwon.common.methods import Normalization
-from fedwon.common.run_config import TaskConfig
 from fedwon.common.system_errors import storage_error
+
+if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no Flower
+    from flwr.app import Context, Message
+
+    from fedwon.common.run_config import TaskConfig
+
+    App = Callable[[Message, Context], Message]
 
 DAY_SECONDS = 86_400.0
 TRAINED = "trained.json"
 """File in the site's journal: when each task of the last day was begun."""
-
-App = Callable[[Message, Context], Message]
 
 
 class LimitsConfig(Settings):
@@ -91,6 +94,7 @@ class Limits:
             StorageError: the count of rounds cannot be kept.
         """
         from fedwon.client.app import read_task  # with torch, which an idle site has no use for
+        from fedwon.common.codec import codec_of
 
         _, task = read_task(message)
         _check_named("the network", task.model.name, self._config.networks)

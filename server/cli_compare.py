@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def compare(
     from fedwon.server.comparison.reporting import report
 
     keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started it in the background
     texts = LANGUAGES[lang]
     request = Request(data, out, seconds_of(budget), asked_methods(methods), config, started)
     with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter:

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import venv
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -37,6 +37,15 @@ def needed() -> dict[str, Distribution]:
     return found
 
 
+def _description() -> Path:
+    """The folder that describes the installed fedwon; a checkout may have another one beside its code."""
+    for found in distributions(name="fedwon"):
+        for path in found.files or []:
+            if path.name == "METADATA":
+                return Path(str(found.locate_file(path))).parent
+    raise AssertionError("fedwon is not installed")
+
+
 class EdgeBox:
     """A virtual environment without PyTorch."""
 
@@ -49,8 +58,7 @@ class EdgeBox:
         (self.packages / "fedwon").mkdir()
         for own in ("client", "common"):
             (self.packages / "fedwon" / own).symlink_to(ROOT / own)
-        metadata = next(path for path in distribution("fedwon").files or [] if path.name == "METADATA")
-        described = Path(str(distribution("fedwon").locate_file(metadata))).parent
+        described = _description()
         (self.packages / described.name).symlink_to(described)
 
     def _link_all(self, package: Distribution) -> None:
