@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
 from fedwon.common.flower import host_app
+from fedwon.server.cli import app
 from fedwon.server.runs import Run
 from fedwon.server.store import Store
-from tests.server.server_kit import small_run
+from tests.server.server_kit import make_home, small_run
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +31,23 @@ def make_run(store, tmp_path):
         return Run.create(store, tmp_path, config, config.classes, listeners)
 
     return make
+
+
+@pytest.fixture
+def home(tmp_path):
+    made = make_home(tmp_path / "fed")
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def typed(home):
+    """Types a command of fedwon-server for that home; returns what it prints, raises what it raises."""
+
+    def type_(*arguments: str):
+        done = CliRunner().invoke(app, [*arguments, "--dir", str(home.folder)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.stdout
+
+    return type_

@@ -7,38 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from fedwon.common import pki
 from fedwon.common.certificates import authority_certificate, certificate_pem, key_pem, subject_name
 from fedwon.common.errors import FolderTaken, Refused
 from fedwon.server import report, sites
 from fedwon.server.auditing import operator, trail
-from fedwon.server.cli import app
 from fedwon.server.serving import Home
 from fedwon.server.standing import revoke
 from fedwon.server.store import now
-from tests.server.server_kit import make_home
 
 NAMES = ("127.0.0.1",)
-
-
-@pytest.fixture
-def home(tmp_path):
-    made = make_home(tmp_path / "fed")
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
-def typed(home):
-    def type_(*arguments: str):
-        done = CliRunner().invoke(app, [*arguments, "--dir", str(home.folder)])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.stdout
-
-    return type_
 
 
 class TestSites:

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord
-from typer.testing import CliRunner
 
 from fedwon.common.errors import Refused, StaysRefused
 from fedwon.common.run_config import AdmissionConfig
@@ -16,7 +15,6 @@ from fedwon.server import quarantine, sites
 from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.aggregation import Update, average
 from fedwon.server.auditing import trail
-from fedwon.server.cli import app
 from fedwon.server.quarantine import listing, release
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home
@@ -27,7 +25,6 @@ from tests.server.server_kit import (
     FakeGrid,
     answering,
     good_metrics,
-    make_home,
     rows,
     same,
     shifted,
@@ -173,24 +170,6 @@ def test_relays_and_late_updates_pass(make_run, store):
 
 
 # ---- the operator
-
-
-@pytest.fixture
-def home(tmp_path):
-    made = make_home(tmp_path / "fed")
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
-def typed(home):
-    def type_(*arguments: str):
-        done = CliRunner().invoke(app, [*arguments, "--dir", str(home.folder)])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.stdout
-
-    return type_
 
 
 def refused_run(home: Home, behaviour=None, rounds=1, **settings) -> Run:

@@ -1,6 +1,5 @@
 """The paired interval, against a slow simulation of what it claims to cover."""
 
-import base64
 import math
 
 import numpy as np
@@ -8,19 +7,7 @@ import pytest
 
 from fedwon.server.comparison.paired import paired
 from fedwon.server.comparison.scoring import right_images
-
-
-def score(right, sizes):
-    """What `scoring.counts` keeps of these bits."""
-    bits = np.asarray(right, dtype=bool)
-    ends = np.cumsum(sizes)
-    return {
-        "correct": int(bits.sum()),
-        "examples": len(bits),
-        "class_correct": [int(bits[end - size : end].sum()) for size, end in zip(sizes, ends, strict=True)],
-        "class_examples": list(sizes),
-        "right": base64.b64encode(np.packbits(bits).tobytes()).decode(),
-    }
+from tests.server.comparison.lines_kit import score
 
 
 def test_bits_come_back_as_they_were():
