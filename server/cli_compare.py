@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,17 +52,17 @@ def compare(
     from fedwon.common.memory import keep_freed_memory
     from fedwon.server.comparison.comparing import compare as work
     from fedwon.server.comparison.groundwork import Request, asked_methods
+    from fedwon.server.comparison.interruption import Interruption
     from fedwon.server.comparison.languages import LANGUAGES
     from fedwon.server.comparison.meter import metering
     from fedwon.server.comparison.planning import seconds_of
     from fedwon.server.comparison.reporting import report
 
     keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started it in the background
     texts = LANGUAGES[lang]
     request = Request(data, out, seconds_of(budget), asked_methods(methods), config, started)
-    with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter:
-        found = work(request, meter, texts)
+    with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter, Interruption() as stop:
+        found = work(request, meter, texts, stop)
     content = report(request, found)
     path = _write(request, content, texts)
     if as_json:

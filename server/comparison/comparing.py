@@ -18,6 +18,7 @@ import torch
 from fedwon.common.methods import MethodName
 from fedwon.server.comparison.agenda import Agenda, farthest
 from fedwon.server.comparison.groundwork import Groundwork, Request, lines_of, prepare
+from fedwon.server.comparison.interruption import Interruption
 from fedwon.server.comparison.ledger import Ledger
 from fedwon.server.comparison.meter import Meter
 from fedwon.server.comparison.planning import Clock, Pace, Plan, choose, choose_rest, unseen_seconds
@@ -62,13 +63,14 @@ class Findings:
     interrupted: bool
 
 
-def compare(request: Request, meter: Meter, texts: Texts) -> Findings:
+def compare(request: Request, meter: Meter, texts: Texts, interruption: Interruption) -> Findings:
     """Compare within the budget; time that runs out and Ctrl-C end it early, with what is there.
 
     Args:
         request: what is asked for.
         meter: told how it goes.
         texts: in the words of the reader.
+        interruption: entered; told of Ctrl-C.
 
     Raises:
         DataError: there are no lines, or one cannot be listed.
@@ -82,16 +84,15 @@ def compare(request: Request, meter: Meter, texts: Texts) -> Findings:
         meter.show(texts.looking, clock.passed, clock.left)
         work = prepare(request, ledger, Path.cwd())
         meter.note(texts.looked.format(lines=len(work.facts["lines"]), compared=len(work.facts["compared"])))
-        job = _Job(request, work, ledger, clock, meter=meter, texts=texts)
-        interrupted = False
+        job = _Job(request, work, ledger, clock, meter=meter, texts=texts, interruption=interruption)
         try:
             if work.obstacle is None:
                 job.work()
         except OutOfTime:
             logger.debug("the budget is used up")
         except KeyboardInterrupt:
-            interrupted = True
-        return job.findings(interrupted)
+            logger.debug("interrupted")
+        return job.findings()
     finally:
         ledger.close()
 
@@ -100,10 +101,19 @@ class _Job:
     """The work of one call."""
 
     def __init__(
-        self, request: Request, work: Groundwork, ledger: Ledger, clock: Clock, *, meter: Meter, texts: Texts
+        self,
+        request: Request,
+        work: Groundwork,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        meter: Meter,
+        texts: Texts,
+        interruption: Interruption,
     ) -> None:
         self.methods, self.folder = request.methods, request.folder
         self.groundwork, self.ledger, self.clock, self.meter, self.texts = work, ledger, clock, meter, texts
+        self.interruption = interruption
         self.counts = [work.facts["lines"][name]["train"] for name in work.lines]
         self.timed: dict[MethodName, list[tuple[float, float]]] = {name: [] for name in request.methods}
         self.owed = 0.0
@@ -261,13 +271,15 @@ class _Job:
 
         Raises:
             OutOfTime: there is none left.
+            KeyboardInterrupt: Ctrl-C was pressed.
         """
+        self.interruption.check()
         owed = max(self.owed - (self.clock.passed - self._told), 0.0)
         self.meter.show(self._what, self.clock.passed, min(owed, max(self.clock.left, 0.0)))
         if self.clock.left < 0:
             raise OutOfTime
 
-    def findings(self, interrupted: bool) -> Findings:
+    def findings(self) -> Findings:
         """What the ledger holds by now."""
         kept = self.ledger.get("plan")
         plan = Plan(**kept) if kept else None
@@ -286,7 +298,7 @@ class _Job:
             unseen,
             trials,
             self.clock.passed,
-            interrupted=interrupted,
+            interrupted=self.interruption.asked,
         )
 
 
