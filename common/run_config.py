@@ -78,8 +78,9 @@ class AdmissionConfig(Settings):
     own_norm: float | None = Field(default=20.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the site's own median update of the
     rounds of `window`; from three of them on. Empty: off."""
-    cosine: float | None = Field(default=-0.2, ge=-1, lt=1)
-    """Refuse an update whose direction has a lower cosine to the mean direction of the round's others; empty: off."""
+    cosine: float | None = Field(default=None, ge=-1, lt=1)
+    """Refuse an update whose direction has a lower cosine to the mean direction of the round's others, such as -0.2;
+    empty: off. Off by default, for honest lines that differ go against one another late in a run."""
     cosine_sites: int = Field(default=5, ge=3)
     """Updates of one round from which on directions are compared."""
     replays: bool = True
@@ -89,6 +90,11 @@ class AdmissionConfig(Settings):
     suspend_after: int | None = Field(default=None, ge=1)
     """Suspend a site after so many refused updates without one that counted between them; empty: only an operator
     suspends sites."""
+
+    @classmethod
+    def unsuspecting(cls) -> Self:
+        """Refuse only what cannot be averaged: where nobody is hostile, a method is measured with every update."""
+        return cls(count_growth=None, norm=None, own_norm=None, cosine=None, replays=False)
 
 
 class AggregationConfig(Settings):

@@ -27,7 +27,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import BEFORE_CODECS, ParticipationConfig, RunConfig
+from fedwon.common.run_config import BEFORE_CODECS, AdmissionConfig, ParticipationConfig, RunConfig
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, counts, served
 from fedwon.server.events import Event, RoundCommitted
@@ -164,7 +164,7 @@ def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     sites = spec.plan.partition.sites(domains, spec.seed, CACHE / "partitions")
     config = spec.config
     everyone = ParticipationConfig(minimum=len(sites), fraction=config.participation.fraction, retries=0)
-    config = config.model_copy(update={"participation": everyone})
+    config = config.model_copy(update={"participation": everyone, "admission": AdmissionConfig.unsuspecting()})
     store, unfinished = _store(folder)
     configs = {name: SiteConfig(data=where, threads=1) for name, where in sites.items()}
     grid = InProcessGrid(configs, Path.cwd(), folder=folder / LOCAL)

@@ -47,6 +47,8 @@ OFF: Mapping[str, Any] = {
     "cosine": None,
     "replays": False,
 }
+ADMISSION: Mapping[str, Any] = {"cosine": -0.2}
+"""Admission's own row: the defaults, and directions compared, which is off by default."""
 DEFENCES: Mapping[str, str] = {
     "none": "mean",
     "admission": "mean",
@@ -95,7 +97,7 @@ class Spec:
             "training": {"batch_size": 10, "lr": 0.1, **({"clipping": 0.16} if self.method == "fedwon" else {})},
             "participation": {"minimum": self.sites, "quorum": 2, "retries": 0, "pause_seconds": None},
             "traffic": {"up": "plain", "down": "plain"},
-            "admission": {} if self.defence == "admission" else dict(OFF),
+            "admission": dict(ADMISSION if self.defence == "admission" else OFF),
             "aggregation": {"rule": DEFENCES[self.defence], "hostile": doubted, "trim": doubted / self.sites + 1e-9},
         }
         if settings["aggregation"]["rule"] != "mean":

@@ -23,7 +23,7 @@ from fedwon.common.config import parse
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.methods import METHODS, MethodName
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import AdmissionConfig, RunConfig, TaskConfig
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, Served, balanced_accuracy, counts, ensemble_of_others, served
 from fedwon.server.events import Event, RoundCommitted, SiteAnswered
@@ -97,6 +97,7 @@ class Ground:
             "classes": list(self.classes),
             "training": {"lr": spec.lr, "clipping": spec.clipping},
             "participation": {"minimum": sites, "retries": 0},
+            "admission": AdmissionConfig.unsuspecting().model_dump(),
         }
         return parse(RunConfig, merged(self.settings, own), f"settings of the comparison with `{spec.method}`")
 

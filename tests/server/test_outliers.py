@@ -16,7 +16,7 @@ from fedwon.server.differences import Change, cosines, norm, norms_by_tensor
 from fedwon.server.outliers import Candidate, refuse_outliers
 from tests.server.server_kit import record, stored
 
-RULES = AdmissionConfig(cosine_sites=4)
+RULES = AdmissionConfig(cosine=-0.2, cosine_sites=4)
 
 
 def layers(values):
@@ -160,7 +160,7 @@ def test_an_update_that_goes_against_the_others():
     vectors = [near(seed) for seed in range(4)]
     assert refused([*vectors, -near(5)]) == {"s4": "cosine"}
     assert refused([*vectors[:2], -near(5)]) == {}  # too few to tell
-    assert refused([*vectors, -near(5)], rules=AdmissionConfig(cosine=None)) == {}
+    assert refused([*vectors, -near(5)], rules=AdmissionConfig(cosine_sites=4)) == {}  # off by default
 
 
 def test_who_goes_too_far_does_not_turn_the_direction():

@@ -133,9 +133,10 @@ def test_the_bits_of_an_earlier_round(make_run, store):
     assert [(row.rule, row.round) for row in rows(store, QuarantineRow)] == [("replay", 2), ("replay", 3)]
 
 
-def test_a_sign_flip_among_many(make_run, store):
+def test_a_sign_flip_among_many(store, tmp_path):
+    config = small_run().model_copy(update={"admission": AdmissionConfig(cosine=-0.2)})
     grid = FakeGrid({**HONEST, "d": answering(0.13), "x": moved(-0.1)})
-    start(make_run(), grid)
+    start(Run.create(store, tmp_path, config, CLASSES), grid)
     assert reasons(store)["x"].startswith("it moves the model against the others: the cosine to their mean direction")
     assert grid.said[-2:] != []
 
@@ -148,8 +149,15 @@ def test_a_round_that_comparing_leaves_too_small_is_repeated(make_run, store):
     assert states(store) == dict.fromkeys("abx", "averaged")
 
 
+def test_honest_sites_that_pull_against_one_another_all_count(make_run, store):
+    grid = FakeGrid({**HONEST, "d": answering(0.13), "x": moved(-0.1)})
+    start(make_run(), grid)
+    assert {row.site for row in rows(store, AdmittedRow)} == {*HONEST, "d", "x"}
+    assert rows(store, QuarantineRow) == []
+
+
 def test_admission_that_is_off(store, tmp_path):
-    off = AdmissionConfig(finite=False, surveyed=False, count_growth=None, norm=None, own_norm=None, cosine=None)
+    off = AdmissionConfig(finite=False, surveyed=False, count_growth=None, norm=None, own_norm=None)
     config = small_run().model_copy(update={"admission": off.model_copy(update={"replays": False})})
     run = Run.create(store, tmp_path, config, CLASSES)
     initial = run.last()[1]
