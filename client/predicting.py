@@ -118,9 +118,16 @@ def trusted_release(folder: Path, release: Path | None, authority: Path | None) 
     Raises:
         ReleaseMissing: there is none.
         UntrustedRelease: it is not what the federation signed.
-        StorageError: there is no certificate to check it with.
+        DataMissing: there is no certificate to check it with.
+        StorageError: it cannot be read.
     """
-    authorities = read_bytes(authority or folder / "pki" / "ca.pem")
+    certificate = authority or folder / "pki" / "ca.pem"
+    if not certificate.exists():
+        raise DataMissing(
+            f"There is no {certificate}, the federation's certificate that releases are checked with.",
+            hint="Name the folder of a site with `--dir`, or a copy of the server's pki/ca.pem with `--authority`.",
+        )
+    authorities = read_bytes(certificate)
     return open_release(release or Shelf(folder).in_use_folder(), authorities)
 
 

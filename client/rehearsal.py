@@ -90,9 +90,14 @@ async def _asked(config: ClientConfig, folder: Path) -> Outlook:
     return Outlook(TaskConfig.from_flat({**settings, **own}), known, ahead)
 
 
-def _clock(asked: Outlook | FedwonError) -> Finding | str:
+def _unasked(name: str) -> Finding:
+    text, hint = "not compared: the server could not be asked", "Check again once it answers."
+    return Finding(name, ok=True, text=text, hint=hint)
+
+
+def _clock(asked: Outlook | FedwonError) -> Finding:
     if isinstance(asked, FedwonError):
-        return f"not compared, for the server could not be asked: {asked.message}"
+        return _unasked("clock")
     figures = {"ahead_seconds": asked.ahead}
     side = "ahead of" if asked.ahead > 0 else "behind"
     text = f"{abs(asked.ahead):.0f} s {side} the server's"
@@ -127,7 +132,7 @@ def _content(config: ClientConfig, folder: Path) -> Finding:
 
 def _classes(config: ClientConfig, folder: Path, asked: Outlook | FedwonError) -> Finding | str:
     if isinstance(asked, FedwonError):
-        return f"not compared, for the server could not be asked: {asked.message}"
+        return _unasked("classes")
     if not asked.known:
         return "not compared: the federation's classes are not named yet; they will be those of its first sites"
     agreement = agree(list_site(config.data, folder), asked.task)

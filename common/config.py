@@ -137,6 +137,16 @@ def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> Iterator[s
         yield from current.model_fields
 
 
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested settings over one another; later ones win."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            known = result.get(key)
+            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Lay nested settings out as `a.b.c: value`; keys whose value is None are left out.
 

@@ -97,6 +97,23 @@ def bound(**fields: object) -> Iterator[None]:
         _context.reset(token)
 
 
+@contextmanager
+def hushed(name: str | None, level: int = logging.WARNING) -> Iterator[None]:
+    """Keep lines below a level back that would bury the rest.
+
+    Args:
+        name: of the logger; None: all that have no level of their own.
+        level: that still gets through.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def one_line(text: str) -> str:
     r"""Make text safe to print: one line, and no control character that could steer a terminal or forge a line.
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fedwon.common.errors import MissingExtra
+from fedwon.common.logs import hushed
 from fedwon.server.options import AsJson
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def compare(
     keep_freed_memory()
     texts = LANGUAGES[lang]
     request = Request(data, out, seconds_of(budget), asked_methods(methods), config, started)
-    with _hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter, Interruption() as stop:
+    with hushed("fedwon.server.strategy"), metering(texts, quiet=as_json) as meter, Interruption() as stop:
         found = work(request, meter, texts, stop)
     content = report(request, found)
     path = _write(request, content, texts)
@@ -71,18 +69,6 @@ def compare(
         _tell(content, path, texts)
     if found.interrupted:
         raise typer.Exit(_INTERRUPTED)
-
-
-@contextmanager
-def _hushed(name: str) -> Iterator[None]:
-    """Keep a logger's ordinary lines back: one for each of a hundred runs would bury the rest."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _check_extra() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import nn
 from fedwon.common.arrays import write_record
 from fedwon.common.errors import MissingExtra, NotReleasable
 from fedwon.common.files import write_atomic
+from fedwon.common.logs import hushed
 from fedwon.common.network_state import record_of
 from fedwon.common.pixels import Inputs, Preparation
 from fedwon.common.release import INPUT, ONNX, ONNX_INT8, OUTPUT, WEIGHTS, Parity
@@ -130,7 +132,8 @@ def quantized(content: bytes, seen: Sample, images: ImageConfig) -> bytes:
         whole, small = Path(place) / "whole.onnx", Path(place) / "small.onnx"
         whole.write_bytes(content)
         reader = _Calibration(seen.images, images)
-        quantize_static(whole, small, reader, quant_format=QuantFormat.QDQ, per_channel=True)
+        with hushed(None, logging.ERROR):  # it asks for a pass that folded networks have no need of
+            quantize_static(whole, small, reader, quant_format=QuantFormat.QDQ, per_channel=True)
         return small.read_bytes()
 
 

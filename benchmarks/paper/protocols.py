@@ -15,6 +15,7 @@ from typing import Any, Literal
 from benchmarks.paper.partitions import DomainASite, LabelSkew, Partition, SitesADomain
 from benchmarks.paper.sets import TEST_SHARE
 from benchmarks.paper.variants import FORMS, METHODS
+from fedwon.common.config import merged
 
 SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
@@ -224,6 +225,16 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },
             cut=f"{_SMALL_CUT}, 20 rounds in place of 100",
+        ),
+        "digits_many": Protocol(
+            "digits_five",
+            domains=DIGIT_DOMAINS,
+            tuned_as="digits_small",
+            rounds=10,
+            tune_rounds=20,
+            settings=merged(_SMALL, {"images": {"max_train": 3000}}),
+            rows=_rows(32, "fedwon", "fedavg", "fedbn"),
+            cut="digit_cnn at a quarter of its width, 10 rounds; ten times the images of digits_small, by its settings",
         ),
         "office": Protocol(
             "office_caltech_10",

@@ -23,7 +23,7 @@ from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.domains import discover
 from fedwon.client.listing import Part
 from fedwon.client.opening import SiteData, open_site
-from fedwon.common.config import parse
+from fedwon.common.config import merged, parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
@@ -91,16 +91,6 @@ class Spec:
         return parse(
             RunConfig, merged(self.plan.settings, VARIANTS[self.variant].settings, own), f"protocol {self.protocol}"
         )
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested settings over one another; later ones win."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            known = result.get(key)
-            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def result_path(spec: Spec, results: Path = RESULTS) -> Path:

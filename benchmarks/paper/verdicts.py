@@ -12,7 +12,7 @@ from fedwon.server.comparison.paired import Difference
 
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "Digits-Five": ("digits", "digits_small"),
+        "Digits-Five": ("digits", "digits_small", "digits_many"),
         "Office-Caltech-10": ("office",),
         "PACS": ("pacs",),
         "magnetic_tile": ("magnetic_tile", "magnetic_tile_each"),

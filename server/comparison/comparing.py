@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fedwon.common.config import merged
 from fedwon.common.methods import MethodName
 from fedwon.server.comparison.agenda import Agenda, farthest
 from fedwon.server.comparison.groundwork import Groundwork, Request, lines_of, prepare
@@ -22,7 +23,7 @@ from fedwon.server.comparison.interruption import Interruption
 from fedwon.server.comparison.ledger import Ledger
 from fedwon.server.comparison.meter import Meter
 from fedwon.server.comparison.planning import Clock, Pace, Plan, choose, choose_rest, unseen_seconds
-from fedwon.server.comparison.runs import Ground, Spec, carry_out, merged
+from fedwon.server.comparison.runs import Ground, Spec, carry_out
 from fedwon.server.comparison.texts import Texts
 from fedwon.server.comparison.tuning import Search
 

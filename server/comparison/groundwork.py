@@ -13,14 +13,13 @@ import numpy as np
 
 from fedwon.client.config import DataConfig
 from fedwon.client.domains import discover
-from fedwon.common.config import load, read_yaml
+from fedwon.common.config import load, merged, read_yaml
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS, MethodName
 from fedwon.server.comparison.dealing import deal_out, write_lines
 from fedwon.server.comparison.facts import Obstacle, basis, facts
 from fedwon.server.comparison.ledger import Ledger, subject_of
 from fedwon.server.comparison.looking import identities, look, suggest_images
-from fedwon.server.comparison.runs import merged
 from fedwon.server.simulating import SimulationConfig
 
 DEFAULT_METHODS: tuple[MethodName, ...] = ("standalone", "fedavg", "fedbn", "fedwon")

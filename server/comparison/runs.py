@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from fedwon.client.app import app as client_app
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.opening import SiteData, open_site
-from fedwon.common.config import parse
+from fedwon.common.config import merged, parse
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.methods import METHODS, MethodName
 from fedwon.common.model_file import read_model
@@ -100,16 +100,6 @@ class Ground:
             "admission": AdmissionConfig.unsuspecting().model_dump(),
         }
         return parse(RunConfig, merged(self.settings, own), f"settings of the comparison with `{spec.method}`")
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay nested settings over one another; later ones win."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            known = result.get(key)
-            result[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def carry_out(ground: Ground, spec: Spec, heard: Heard | None = None) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from benchmarks.paper.tuning import trials
 from benchmarks.paper.verdicts import RIVALS, SETS, summary
 from tests.server.comparison.test_paired import score
 
-BATCHES = {"digits": 32, "digits_small": 32, "office": 32, "pacs": 16, "magnetic_tile": 8, "magnetic_tile_each": 8}
+BATCHES = {
+    "digits": 32,
+    "digits_small": 32,
+    "digits_many": 32,
+    "office": 32,
+    "pacs": 16,
+    "magnetic_tile": 8,
+    "magnetic_tile_each": 8,
+}
 
 
 def write(results, spec, found):

@@ -240,3 +240,13 @@ def test_one_record_is_one_line(message, value):
     line = logs.JsonFormatter().format(record)
     assert "\n" not in line
     assert json.loads(line)["value"] == value
+
+
+def test_lines_below_a_level_are_hushed_and_come_again(caplog):
+    logger = logging.getLogger("fedwon.some")
+    with caplog.at_level("INFO"):
+        with logs.hushed("fedwon.some"):
+            logger.info("one of a hundred")
+            logger.warning("worth reading")
+        logger.info("after")
+    assert caplog.messages == ["worth reading", "after"]

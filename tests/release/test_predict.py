@@ -20,7 +20,7 @@ from fedwon.client.cli import app
 from fedwon.client.decoding import Preparation, read_image
 from fedwon.client.predicting import Predictor, arrivals, find_images, trusted_release
 from fedwon.client.shelf import STATE, Shelf
-from fedwon.common.errors import BrokenFile, DataError, DataMissing, ReleaseMissing, StorageError, UntrustedRelease
+from fedwon.common.errors import BrokenFile, DataError, DataMissing, ReleaseMissing, UntrustedRelease
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.release import MANIFEST, ONNX, SIGNATURE, WEIGHTS
 from tests.release.edge_box import ROOT, needed, requirements
@@ -84,7 +84,7 @@ def test_what_is_asked_for_must_be_there(made, tmp_path):
         trusted_release(made.site, None, None)
     with pytest.raises(ReleaseMissing):
         trusted_release(made.site, tmp_path, None)
-    with pytest.raises(StorageError):
+    with pytest.raises(DataMissing, match=r"ca\.pem"):
         trusted_release(tmp_path, made.release.folder, None)
     assert trusted_release(tmp_path, made.release.folder, made.site / "pki/ca.pem") == made.release
     for wrong in ([], [made.images, "--watch", made.images], [made.images, "--csv", "--json"]):
