@@ -37,8 +37,8 @@ class SiteConfig(Settings):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of PyTorch; empty: all cores. The same number gives the same bits."""
     circle: str | None = None
-    """A file with a secret that the sites of the federation share and its server does not have; with it this site takes
-    part in secure aggregation among those only ([secure aggregation](secure-aggregation.md)). Empty: with all sites."""
+    """A file with a secret that the sites of the federation share and its server does not have: this site then masks
+    its updates (docs/secure-aggregation.md) among sites that know it. Empty: among all."""
 
     def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
         """Return what Flower hands a ClientApp about its node: these settings, flat.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
-from fedwon.common.errors import TooFewUpdates
+from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.server.events import RoundCommitted, SiteFailed
 from fedwon.server.runs import Run
@@ -32,19 +33,17 @@ def start(run, strategy, grid, rounds=1):
 
 
 def plain_mean(model, images, seated, *, clip=100.0, largest=60.0):
-    """The model moved by the sum of the fixed-point numbers, in whole numbers of Python's."""
+    """The model moved by the sum of the fixed-point numbers, in whole numbers of 64 bits."""
     numbers = FixedPoint(clip, seated)
     weights = {site: min(count, largest) / largest for site, count in images.items()}
     made = {}
     for name, array in model.items():
         start = array.numpy()
-        totals = [0] * start.size
+        total = np.zeros(start.size, dtype=np.int64)
         for site, weight in weights.items():
             difference = moved(model, site)[name].numpy().astype(np.float64) - start.astype(np.float64)
-            words = numbers.encode(difference.reshape(-1), weight).view(np.int32).tolist()
-            totals = [total + word for total, word in zip(totals, words, strict=True)]
-        factor = numbers.step * (1 / sum(weights.values()))
-        mean = np.array([total * factor for total in totals]).reshape(start.shape)
+            total += numbers.encode(difference.reshape(-1), weight).view(np.int32)
+        mean = (total * (numbers.step * (1 / sum(weights.values())))).reshape(start.shape)
         made[name] = (start + mean).astype(start.dtype)
     return made
 
@@ -132,3 +131,77 @@ def test_a_sum_that_could_not_be_opened_is_asked_for_in_a_new_sitting(secured):
     assert_same(run.last()[1], plain_mean(first, IMAGES, 6))
     trainings = [name for name in asked if ".train-" in name]
     assert len(trainings) == len(set(trainings)) == 12  # other tasks in the new sitting
+
+
+def meddling(grid, site, change):
+    """Let one site change what it uploads."""
+
+    def answer(message, name):
+        content = Sites._answer(grid, message, name)
+        return change(content) if name == site and message.metadata.message_type == "train" else content
+
+    grid.behaviours = dict.fromkeys(grid.images, answer)
+
+
+def test_numbers_beyond_the_norm_are_seen_in_the_sum_and_the_model_is_untouched(secured):
+    def noise(content):
+        arrays = ArrayRecord()
+        rng = np.random.default_rng(1)
+        for name, array in content["arrays"].items():
+            arrays[name] = Array(ndarray=rng.integers(-(2**31), 2**31, array.shape, dtype=np.int32))
+        return RecordDict({**content, "arrays": arrays})
+
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid)
+    meddling(grid, "s4", noise)
+    with pytest.raises(NotASum, match="a site sent something else, and which one nobody can tell"):
+        start(run, strategy, grid)
+    assert run.last()[0] == 0
+
+
+def test_a_plain_update_does_not_get_into_the_sum(secured):
+    def plain(content):
+        arrays = ArrayRecord()
+        for name, array in content["arrays"].items():
+            arrays[name] = Array(ndarray=array.numpy().astype(np.float32))
+        return RecordDict({**content, "arrays": arrays})
+
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid)
+    first = run.last()[1]
+    meddling(grid, "s4", plain)
+    start(run, strategy, grid)
+    assert_same(run.last()[1], plain_mean(first, {name: IMAGES[name] for name in IMAGES if name != "s4"}, 6))
+    assert "is float32, the global model's is int32" in next(e.reason for e in told if isinstance(e, SiteFailed))
+
+
+def test_a_site_that_declares_more_images_than_it_has_is_left_out_like_one_that_is_lost(secured):
+    def boast(content):
+        return RecordDict({**content, "metrics": MetricRecord({**content["metrics"], "num-examples": 10**6})})
+
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid)
+    first = run.last()[1]
+    meddling(grid, "s6", boast)
+    start(run, strategy, grid)
+    assert_same(run.last()[1], plain_mean(first, {name: IMAGES[name] for name in IMAGES if name != "s6"}, 6))
+
+
+def test_a_site_that_was_lost_for_a_moment_is_asked_again(secured):
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid)
+    grid.lost = {"train!": {"s1", "s2", "s3", "s4"}, "query.secagg_unmask!": {"s2", "s3", "s5"}}
+    start(run, strategy, grid)
+    assert sites_of(told) == tuple(IMAGES)
+
+
+def test_sites_of_two_circles_do_not_mask_with_one_another(secured, tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).write_text(f"the secret of circle {name}")
+    circle = {site: str(tmp_path / ("other" if site == "s6" else "one")) for site in IMAGES}
+    grid = Sites(IMAGES, circle)
+    run, strategy, told = secured(grid)
+    with pytest.raises(TooFewUpdates, match="0 sites could agree on masks"):
+        start(run, strategy, grid)
+    reasons = {event.site: event.reason for event in told if isinstance(event, SiteFailed)}
+    assert "do not know the secret of this circle (`circle` in client.yaml): s6." in reasons["s1"]

@@ -70,7 +70,7 @@ def held(sites, lost=(), degree=None, seed=0, tamper=lambda answers: answers):
     return total.view(np.int32).tolist(), plain.tolist(), sorted(uploads)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(3, 12), st.sampled_from(range(4)), st.data())
 def test_any_third_lost_at_any_step_gives_the_exact_sum(count, step, data):
     sites = parties(count)
@@ -82,7 +82,7 @@ def test_any_third_lost_at_any_step_gives_the_exact_sum(count, step, data):
     assert uploaded == sorted(set(sites) - (set(third) if step < 3 else set()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(3, 12), st.sampled_from([None, 2, 4, 6]), st.data())
 def test_whoever_is_lost_whenever_the_sum_is_exact_or_there_is_none(count, degree, data):
     sites = parties(count)
