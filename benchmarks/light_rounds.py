@@ -124,7 +124,7 @@ def light_rounds(
     stalls = folder / "stalls.txt"
     processes = min(2, sites)
     with (
-        _served(folder, stalls, pythonpath) as process,
+        served(folder, stalls, pythonpath) as process,
         LightProcesses(config.listen, enrolled, payload, processes=processes, heartbeat=1.0) as fleet,
     ):
         fleet.connect(sites)
@@ -138,7 +138,8 @@ def light_rounds(
 
 
 @contextmanager
-def _served(folder: Path, stalls: Path, pythonpath: str | None) -> Iterator[subprocess.Popen[bytes]]:
+def served(folder: Path, stalls: Path, pythonpath: str | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a server run; `stalls` is where those of its event loop are noted."""
     log = folder.with_suffix(".log")
     environment = os.environ | ({} if pythonpath is None else {"PYTHONPATH": pythonpath})
     command = [

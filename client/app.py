@@ -26,6 +26,7 @@ from fedwon.client import local_state
 from fedwon.client.data import survey
 from fedwon.client.listing import PARTS
 from fedwon.client.opening import Notes, SiteData, open_site
+from fedwon.client.secure import SHORTENED, answer_queries, masking_of
 from fedwon.client.sending import ARRAYS, encoded
 from fedwon.client.site import SITE, Site
 from fedwon.client.training import EVALUATION_BATCH, Evaluation, evaluate, train
@@ -46,6 +47,7 @@ _FLOWERS_OWN = frozenset({"server-round"})  # Flower's strategies put it into ev
 _NOTHING = Evaluation(0.0, 0, 0, (), ())
 
 app = ClientApp()
+answer_queries(app)
 
 
 @app.train()
@@ -54,7 +56,7 @@ def train_message(message: Message, context: Context) -> Message:
 
     Returns:
         A reply with `arrays` (parameters and buffers, without what stays at the site; as the codec writes them that the
-        message asks for, which `traffic` then names), `metrics` (num-examples,
+        message asks for, which `traffic` then names; or masked, where it asks for that), `metrics` (num-examples,
         train-loss, train-seconds, steps, clipped-fraction, validation-loss, validation-correct, validation-examples,
         corrupt-images) and `notes`.
 
@@ -63,6 +65,7 @@ def train_message(message: Message, context: Context) -> Message:
         Cancelled: the task was given up meanwhile.
     """
     site, task, data, model, local = _prepare(message, context, newest=-1)
+    masking = masking_of(message, context, site.name)
     with _opened.forgetting(site):
         before = evaluate(model, data.validation, batch_size=_at_once(site))
         outcome = train(
@@ -88,7 +91,12 @@ def train_message(message: Message, context: Context) -> Message:
         **_measures("validation", before),
         "corrupt-images": len(data.notes.corrupt),
     }
-    sent = encoded(record_of(model, without=local), message.content, context.state, task, site.name)
+    update = record_of(model, without=local)
+    if masking is None:
+        sent = encoded(update, message.content, context.state, task, site.name)
+    else:
+        masked, metrics[SHORTENED] = masking.mask(update, message.content.array_records[ARRAYS], outcome.examples)
+        sent = {ARRAYS: masked}
     return _reply(message, metrics, data.notes, sent)
 
 

@@ -36,6 +36,9 @@ class SiteConfig(Settings):
     """This site's own batch size, for a box with little memory; empty: what the server says."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of PyTorch; empty: all cores. The same number gives the same bits."""
+    circle: str | None = None
+    """A file with a secret that the sites of the federation share and its server does not have: this site then masks
+    its updates (docs/secure-aggregation.md) among sites that know it. Empty: among all."""
 
     def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
         """Return what Flower hands a ClientApp about its node: these settings, flat.

@@ -19,6 +19,7 @@ from fedwon.common.config import Settings
 from fedwon.common.errors import BeyondLimits
 from fedwon.common.files import write_atomic
 from fedwon.common.methods import Normalization
+from fedwon.common.secagg.stages import SECURE, UNMASK
 from fedwon.common.system_errors import storage_error
 
 if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no Flower
@@ -48,6 +49,9 @@ class LimitsConfig(Settings):
     """Normalizations that it trains with, `none` for that of `fedwon`; empty: any."""
     codecs: tuple[str, ...] | None = None
     """Codecs that its updates may go out in (`run.traffic.up`, such as `int8`); empty: any."""
+    least_sum: int | None = Field(default=None, ge=2)
+    """Its updates go out masked only, in sums of at least so many sites (`run.aggregation.secure`); empty: plain ones
+    too, if the server asks for these."""
 
 
 class Limits:
@@ -81,6 +85,8 @@ class Limits:
         def _limited(message: Message, context: Context) -> Message:
             if message.metadata.message_type == "train":
                 self.check(message)
+            elif message.metadata.message_type == f"query.{UNMASK}":
+                self._check_sum(len(_named(message, "counted")))
             return app(message, context)
 
         return _limited
@@ -100,8 +106,18 @@ class Limits:
         _check_named("the network", task.model.name, self._config.networks)
         _check_named("the normalization", task.normalization, self._config.normalizations)
         _check_named("the codec", codec_of(message.content), self._config.codecs)
+        self._check_sum(len(_named(message, "neighbours")) + 1 if SECURE in message.content else 1)
         self._check_work(task)
         self._count(message.metadata.message_id)
+
+    def _check_sum(self, sites: int) -> None:
+        """Look at how many sites an update of this one would be added up with, as far as it masks with them."""
+        least = self._config.least_sum
+        if least is not None and sites < least:
+            raise BeyondLimits(
+                f"This site sends its updates only in sums of {least} sites or more (`limits.least_sum` in "
+                "client.yaml); " + (f"this one would be of {sites}." if sites > 1 else "it was asked for a plain one.")
+            )
 
     def _check_work(self, task: TaskConfig) -> None:
         train, validation = self._images()
@@ -147,6 +163,12 @@ class Limits:
             raise storage_error(error, f"reading {self._file}") from None
         except (ValueError, TypeError, AttributeError):
             return {}
+
+
+def _named(message: Message, key: str) -> list[str]:
+    """Return the sites that a message of secure aggregation names; what it is as a whole is looked at later."""
+    found = message.content.config_records[SECURE].get(key) if SECURE in message.content else None
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def _check_named(what: str, asked: str, allowed: tuple[str, ...] | None) -> None:

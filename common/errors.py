@@ -39,10 +39,13 @@
     │   └── StaysRefused    69  a refused update that cannot count after all
     ├── MissingExtra         70  an optional package that is not installed
     ├── Unhealthy            80  a server or client that does not run, or hangs
-    └── ReleaseError         90  a release that cannot be made or used
-        ├── ReleaseMissing   91  no such release, or none in use at this site
-        ├── UntrustedRelease 92  a release that the federation did not sign as it is now
-        └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
+    ├── ReleaseError         90  a release that cannot be made or used
+    │   ├── ReleaseMissing   91  no such release, or none in use at this site
+    │   ├── UntrustedRelease 92  a release that the federation did not sign as it is now
+    │   └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
+    └── SecureError         100  secure aggregation that cannot go on
+        ├── UnsafeRequest   101  a request that would uncover a site's update
+        └── NotASum         102  masked updates that do not add up to what they can
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
 `docs/errors/`. A message says what is wrong and where; `hint` says what to do next.
@@ -367,6 +370,27 @@ class NotReleasable(ReleaseError):
 
     code, slug = 93, "not-releasable"
     default_hint = "Nothing was written. docs/releases.md says what a release needs."
+
+
+class SecureError(FedwonError):
+    """Secure aggregation that cannot go on."""
+
+    code, slug = 100, "secure"
+    default_hint = "docs/secure-aggregation.md says what it needs."
+
+
+class UnsafeRequest(SecureError):
+    """A request, in secure aggregation, that could uncover a site's update; the site does not answer it."""
+
+    code, slug = 101, "unsafe-request"
+    default_hint = "The round goes on without the site. docs/secure-aggregation.md says what sites refuse, and why."
+
+
+class NotASum(SecureError):
+    """Masked updates whose masks cannot be taken off, or that add up to more than honest ones can."""
+
+    code, slug = 102, "not-a-sum"
+    default_hint = "The model is untouched. docs/secure-aggregation.md says how to find the site that is at fault."
 
 
 def all_errors() -> list[type[FedwonError]]:

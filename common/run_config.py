@@ -97,6 +97,25 @@ class AdmissionConfig(Settings):
         return cls(count_growth=None, norm=None, own_norm=None, cosine=None, replays=False)
 
 
+class SecureConfig(Settings):
+    """Secure aggregation: the server sees the sum of the sites' updates and no single one (docs/secure-aggregation.md).
+
+    It takes three sites at least, and more than half of those that began must stay until the sum is opened.
+    """
+
+    enabled: bool = False
+    """Sites mask their updates. Then nothing looks at single ones: `rule` is `mean`, `traffic.up` is `plain` and the
+    rules of `admission` that compare updates are off; methods with batch norm cannot be used."""
+    clip_norm: float = Field(default=10.0, gt=0, le=1e6)
+    """Norm to which a site shortens its update; the finest difference that counts is this, times the number of sites,
+    over two thousand million."""
+    neighbours: int | None = Field(default=None, ge=2)
+    """Sites that each site masks with. Empty: all others, and beyond 163 sites as many as are safe; fewer cost less
+    and hide less."""
+    stage_seconds: float = Field(default=120.0, gt=0)
+    """How long keys, shares and openings are waited for; the training has `participation.deadline_seconds`."""
+
+
 class AggregationConfig(Settings):
     """How updates become the next global model; docs/admission.md compares the rules."""
 
@@ -121,6 +140,8 @@ class AggregationConfig(Settings):
     staleness: float = Field(default=0.5, ge=0)
     """An update that is s rounds late weighs (1 + s) ** -staleness as much as it would in time; see
     `participation.late_rounds`."""
+    secure: SecureConfig = SecureConfig()
+    """Masked updates."""
 
     @property
     def fewest(self) -> int:
@@ -228,9 +249,7 @@ class RunConfig(Settings):
         """Other methods than `fedwon` have no recipe, and neither have networks that are converted, not made anew."""
         if self.method == "fedwon" and not self.model.name.startswith(_AS_IT_IS):
             for group, settings in RECIPES[self.recipe].items():
-                own: Settings = getattr(self, group)
-                left_out = {key: value for key, value in settings.items() if key not in own.model_fields_set}
-                object.__setattr__(self, group, own.model_copy(update=left_out))  # before anybody else sees it
+                self._leave_out(group, **settings)
         return self
 
     @model_validator(mode="after")
@@ -274,6 +293,38 @@ class RunConfig(Settings):
                     f"leave it out, or use method `fedwon`"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _masked_updates_cannot_be_looked_at(self) -> Self:
+        if not self.aggregation.secure.enabled:
+            return self
+        self._leave_out("traffic", up=PLAIN)
+        self._leave_out("admission", norm=None, own_norm=None, cosine=None)
+        who, looks, up = self.participation, self.admission, self.traffic.up
+        asked = max(1, round(who.fraction * who.minimum))
+        wrong = {
+            f"`method: {self.method}`, whose batch norm has statistics that cannot be shortened and counters that "
+            "cannot be averaged; use `fedwon`": self.rules.normalization == "batch",
+            f"`aggregation.rule: {self.aggregation.rule}`; use `mean` (`aggregation.secure.clip_norm` shortens updates "
+            "at the sites)": self.aggregation.rule != "mean",
+            f"`traffic.up: {up}`; leave it out, masked numbers cannot be made smaller": up != PLAIN,
+            "`admission.norm`, `own_norm` and `cosine`, which need each site's own update; leave them out": not (
+                looks.norm is looks.own_norm is looks.cosine is None
+            ),
+            "`participation.late_rounds`: masked updates are never late; leave it out": who.late_rounds > 0,
+            f"rounds of {asked} sites, three are the fewest; raise `participation.minimum` or `fraction`": asked < 3,
+            "`participation.quorum: 1`: the sum of one update is that update": who.quorum == 1,
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise ValueError(f"`aggregation.secure` cannot have {what}")
+        return self
+
+    def _leave_out(self, group: str, **settings: object) -> None:
+        """Set what the file does not say."""
+        own: Settings = getattr(self, group)
+        left_out = {key: value for key, value in settings.items() if key not in own.model_fields_set}
+        object.__setattr__(self, group, own.model_copy(update=left_out))  # before anybody else sees it
 
     def located(self, folder: Path) -> Self:
         """Return the same run with its model file found from a folder."""

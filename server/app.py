@@ -14,6 +14,7 @@ from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener, RunStarted
 from fedwon.server.naming import listed
 from fedwon.server.runs import Run
+from fedwon.server.secure.strategy import SecureFedWon
 from fedwon.server.site_grid import SiteGrid
 from fedwon.server.starting import check_start
 from fedwon.server.store import Store
@@ -114,7 +115,8 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     rounds, deadline = run.config.rounds, run.config.participation.deadline_seconds
     run.tell(RunStarted(run.id, rounds, done, tuple(grid.sites())))
     if done < rounds:
-        FedWon(run, grid, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
+        strategy = SecureFedWon if run.config.aggregation.secure.enabled else FedWon
+        strategy(run, grid, done).start(grid, record, num_rounds=rounds - done, timeout=deadline)
     _, final = run.last()
     if not grid.sites():  # all of them rest, or are away; if none comes in time, the run ends without scores
         with run.paused("it waits for a site that may measure the final model"):

@@ -23,8 +23,9 @@ from fedwon.client.journal import check_name
 from fedwon.client.link import Link
 from fedwon.client.sending import ARRAYS
 from fedwon.common import notify
-from fedwon.common.errors import FedwonError, RunMissing, Stopped
+from fedwon.common.errors import FedwonError, RunMissing, SecureError, Stopped
 from fedwon.common.run_config import TaskConfig
+from fedwon.common.secagg.stages import SECURE
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import Survey, summed
 from fedwon.server import sites
@@ -50,11 +51,17 @@ def run_relay(home: Home, listener: Listener) -> None:
 
     Raises:
         ConfigMissing: it has no parent yet.
+        SecureError: its sites should mask their updates.
         PortInUse: another process listens on one of the ports.
         Refused, VersionGap, DuplicateSite: the parent does not take this relay.
         Stopped: SIGTERM.
         KeyboardInterrupt: SIGINT.
     """
+    if home.config.run.aggregation.secure.enabled:
+        raise SecureError(
+            "A relay adds up the updates of its sites, which it sees: `run.aggregation.secure` cannot be had below it.",
+            hint="Let the sites join the server at the top, or take `aggregation.secure` out of this server.yaml.",
+        )
     config = parent_of(home.folder)
     home.store.audit("relay started", home.config.federation, f"of {config.server}", actor=operator())
     run_server(home, lambda hub: _relay(home, hub, config, listener), going_on="fedwon-server relay start")
@@ -145,13 +152,18 @@ class Relay:
             try:
                 self._grid.go_on()
                 progress.raise_if_cancelled()
-                return self._train(message) if message.metadata.message_type == "train" else self._evaluate(message)
+                return self._done(message)
             except Stopped:
                 if not self._hub.stopped:
                     self._grid.take_back("the parent does not wait for this any more")
                 raise progress.Cancelled from None
             finally:
                 self._in_hand = ""
+
+    def _done(self, message: Message) -> Message:
+        if SECURE in message.content:
+            raise SecureError("A relay answers for sites of its own and cannot mask for them.")
+        return self._train(message) if message.metadata.message_type == "train" else self._evaluate(message)
 
     def _train(self, message: Message) -> Message:
         arrays, task = read_task(message)

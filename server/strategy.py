@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.codec import PLAIN, TRAFFIC, named
 from fedwon.common.codec.coding import decode, encode
-from fedwon.common.errors import Stopped, TooFewUpdates
+from fedwon.common.errors import FedwonError, Stopped, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.wire.surveys import Survey
@@ -167,12 +167,22 @@ class FedWon(FedAvg):
     def _ask(self, number: int, sites: Sequence[str]) -> None:
         """Make tasks of a round for these sites."""
         for site in sites:
-            message = Message(self._content, dst_node_id=node_id_of(site), message_type="train", group_id=str(number))
-            set_message_id(message, task_id(self.tracked.id, number, "train", site))
+            content = self._content_for(site)
+            message = Message(content, dst_node_id=node_id_of(site), message_type="train", group_id=str(number))
+            set_message_id(message, task_id(self.tracked.id, number, self._kind(), site))
             self._surveys[site] = self._grid.survey(site)
             self._sent[site] = message
         with self.tracked.soon():
             self._note_sent(sites)
+
+    def _content_for(self, site: str) -> RecordDict:
+        """Return what a site is asked to train."""
+        del site
+        return self._content
+
+    def _kind(self) -> str:
+        """Return the word for training tasks in their names; another word makes other tasks of them."""
+        return "train"
 
     def _note_sent(self, sites: Iterable[str]) -> None:
         for site in sites:
@@ -236,28 +246,43 @@ class FedWon(FedAvg):
         Raises:
             TooFewUpdates: the run's settings, or a simulation, know no pause.
         """
-        settings = self.tracked.config.participation
+        retries = self.tracked.config.participation.retries
         reason = (
             f"Round {number} of {self.tracked.id} has {len(accepted)} usable updates of {self._needed()} needed "
-            f"({settings.retries} repetitions); missing: "
+            f"({retries} repetitions); missing: "
             + listed([f"{site} ({missing[site].reason.rstrip('.')})" for site in sorted(missing)], between="; ")
             + "."
         )
-        if settings.pause_seconds is None:
-            raise TooFewUpdates(reason)
-        with self.tracked.paused(reason):
-            if not self._grid.wait_for_arrival(settings.pause_seconds):
-                raise TooFewUpdates(reason)
-        self._stop_if(self.tracked.wish)  # the round in hand may never end
+        self._rest(TooFewUpdates(reason))
         self.tracked.tell(RoundStarted(number, tuple(sorted({*self._sent, *self._newcomers()} - accepted.keys()))))
+
+    def _rest(self, why: FedwonError) -> None:
+        """Wait for another site, or for some time, in the middle of a round.
+
+        Raises:
+            FedwonError: `why`, where the run's settings, or a simulation, know no pause.
+            Stopped: the operator asked for the end.
+        """
+        seconds = self.tracked.config.participation.pause_seconds
+        if seconds is None:
+            raise why
+        with self.tracked.paused(why.message):
+            if not self._grid.wait_for_arrival(seconds):
+                raise why
+        self._stop_if(self.tracked.wish)  # the round in hand may never end
+
+    def _averaged(self, counting: Sequence[Accepted]) -> ArrayRecord:
+        """Make the updates of a round one."""
+        settings, updates = self.tracked.config.aggregation, [one.update for one in counting]
+        types = {name: array.dtype for name, array in self._reference.items()}
+        return aggregate(updates, [one.start for one in counting], settings, types)
 
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:
-        settings, counting = self.tracked.config.aggregation, [accepted[key] for key in sorted(accepted)]
-        updates, sites = [one.update for one in counting], sorted({one.update.site for one in counting})
-        types = {name: array.dtype for name, array in self._reference.items()}
-        averaged = aggregate(updates, [one.start for one in counting], settings, types)
+        counting = [accepted[key] for key in sorted(accepted)]
+        sites = sorted({one.update.site for one in counting})
+        averaged = self._averaged(counting)
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})

@@ -13,6 +13,8 @@ from fedwon.common.config import parse
 from fedwon.common.errors import BeyondLimits, ConfigError
 from fedwon.common.flower import host_app, incoming
 from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.secagg.messages import MaskOrder, Opening, pack
+from fedwon.common.secagg.stages import SECURE, UNMASK
 
 
 def message(kind="train", name="run.r0001.train.a", codec=None, **run) -> Message:
@@ -144,3 +146,27 @@ def test_a_damaged_count_begins_anew(tmp_path, content):
 def test_limits_that_are_none_are_refused(limits):
     with pytest.raises(ConfigError):
         parse(LimitsConfig, limits, "client.yaml")
+
+
+def with_order(*neighbours):
+    asked = message()
+    asked.content[SECURE] = pack(MaskOrder("x", neighbours, (b"",) * len(neighbours), 1.0, 1.0, False, 9))
+    return asked
+
+
+def opening(*counted):
+    content = RecordDict({SECURE: pack(Opening("x", counted, ()))})
+    return incoming(content, f"query.{UNMASK}", node_id=1, message_id="open", group_id="1")
+
+
+def test_updates_leave_in_sums_of_many_only(tmp_path):
+    site = Site(tmp_path, least_sum=4)
+    for asked in (with_order("b", "c", "d"), opening("a", "b", "c", "d")):
+        site.app(asked, None)
+    assert len(site.done) == 2
+    for asked, said in ((with_order("b", "c"), "would be of 3"), (opening("a", "b", "c"), "would be of 3")):
+        with pytest.raises(BeyondLimits, match=f"sums of 4 sites or more.*{said}"):
+            site.app(asked, None)
+    with pytest.raises(BeyondLimits, match="asked for a plain one"):
+        site.ask()
+    assert len(site.done) == 2

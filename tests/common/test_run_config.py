@@ -247,3 +247,37 @@ def test_the_settings_that_a_recipe_names_exist():
     for recipe in RECIPES.values():
         for group, settings in recipe.items():
             assert set(settings) <= set(RunConfig.model_fields[group].annotation.model_fields)
+
+
+SECURE = {"participation": {"minimum": 4, "quorum": 3}, "aggregation": {"secure": {"enabled": True}}}
+
+
+def test_masked_updates_leave_out_what_needs_single_ones():
+    config = parse(RunConfig, SECURE, "test")
+    assert (config.traffic.up, config.traffic.down) == ("plain", "int8")
+    assert config.admission.norm is config.admission.own_norm is config.admission.cosine is None
+    assert parse(RunConfig, config.model_dump(mode="json"), "kept") == config
+    assert parse(RunConfig, {}, "test").traffic.up == "int8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "fedbn"}, "cannot have `method: fedbn`, whose batch norm"),
+        ({"aggregation": {"rule": "median"}}, "cannot have `aggregation.rule: median`"),
+        ({"traffic": {"up": "topk"}}, "cannot have `traffic.up: topk`"),
+        ({"traffic": {"up": "int8"}}, "cannot have `traffic.up: int8`"),
+        ({"admission": {"cosine": -0.2}}, "cannot have `admission.norm`, `own_norm` and `cosine`"),
+        ({"participation": {"late_rounds": 1}}, "cannot have `participation.late_rounds`"),
+        ({"participation": {"minimum": 2, "quorum": 2}}, "cannot have rounds of 2 sites, three are the fewest"),
+        ({"participation": {"minimum": 8, "fraction": 0.25, "quorum": 2}}, "cannot have rounds of 2 sites"),
+        ({"participation": {"quorum": 1}}, "cannot have `participation.quorum: 1`"),
+    ],
+)
+def test_what_cannot_be_with_masked_updates(changes, said):
+    content = {
+        group: {**SECURE.get(group, {}), **values} if isinstance(values, dict) else values
+        for group, values in ({**SECURE, **changes}).items()
+    }
+    with pytest.raises(ConfigError, match=said):
+        parse(RunConfig, content, "test")

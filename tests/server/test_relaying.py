@@ -20,7 +20,7 @@ from fedwon.client import progress
 from fedwon.client.config import LinkConfig
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.config import dump
-from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, TaskFailed, TooFewUpdates
+from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, SecureError, TaskFailed, TooFewUpdates
 from fedwon.common.flower import incoming
 from fedwon.common.methods import METHODS
 from fedwon.common.run_config import AggregationConfig, RunConfig, TaskConfig
@@ -31,13 +31,14 @@ from fedwon.server.aggregation import Update, average
 from fedwon.server.cli import app
 from fedwon.server.combining import MOST, combine, combined_metrics
 from fedwon.server.relay_rounds import RelayRounds, config_of
-from fedwon.server.relaying import Relay
+from fedwon.server.relaying import Relay, run_relay
 from fedwon.server.runs import Run
 from fedwon.server.site_grid import metrics_of
 from fedwon.server.standing import revoke
 from fedwon.server.starting import initial_weights
 from fedwon.server.store import RunRow, TaskRow
 from fedwon.server.store import Site as SiteRow
+from tests.server.secure.secure_kit import secure_run
 from tests.server.server_kit import (
     CLASSES,
     PATIENCE,
@@ -639,3 +640,21 @@ class TestCommands:
     def test_help(self):
         assert "its parent" in self.typed("relay", "--help").output
         assert "run.participation" in self.typed("relay", "start", "--help").output
+
+
+@wired
+async def test_a_relay_cannot_mask(running):
+    async with relaying(running) as parent:
+        message = parent.message(1, initial(running.home.folder))
+        message.content["secure"] = ConfigRecord({})
+        with pytest.raises(SecureError, match="A relay answers for sites of its own"):
+            await parent.ask(message)
+
+
+def test_a_relay_whose_sites_should_mask_is_not_started(tmp_path):
+    home = make_home(tmp_path / "relay", run=secure_run())
+    try:
+        with pytest.raises(SecureError, match="A relay adds up the updates of its sites, which it sees"):
+            run_relay(home, lambda event: None)
+    finally:
+        home.store.close()

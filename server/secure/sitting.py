@@ -1,0 +1,225 @@
+"""The server's part in one sitting: it brings the sites together, passes on what it cannot read, and opens the sum.
+
+Pure: what goes out and what came in are plain data (`fedwon.common.secagg.messages`). Whoever answers with something
+that cannot be meant counts as if it had not answered. The order is `circles`, `orders`, `openings`, `masks`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from fedwon.common.errors import NotASum, TooFewUpdates
+from fedwon.common.secagg import graph, keys, shamir
+from fedwon.common.secagg.masking import Mask, pair_sign
+from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares
+
+logger = logging.getLogger(__name__)
+
+FEWEST = 3
+"""Sites without which there is no sitting."""
+FEWEST_COUNTED = 2
+"""Updates without which there is no sum: of one it would be that update."""
+
+
+class Sitting:
+    """One use of the protocol, for one sum.
+
+    Args:
+        degree: neighbours of a site; None for as many as are safe.
+        shuffle: see `graph.neighbours`.
+
+    Attributes:
+        name: drawn anew, and never used again.
+    """
+
+    def __init__(self, degree: int | None = None, shuffle: graph.Shuffle = graph.RANDOM) -> None:
+        self.name = secrets.token_hex(8)
+        self._degree, self._shuffle = degree, shuffle
+        self._keys: dict[str, Keys] = {}
+        self._around: dict[str, tuple[str, ...]] = {}
+        self._thresholds: dict[str, int] = {}
+        self._digests: dict[str, bytes] = {}
+        self._openings: dict[str, Opening] = {}
+
+    @property
+    def setup(self) -> Setup:
+        """What every site is asked first."""
+        return Setup(self.name)
+
+    def circles(self, answers: Mapping[str, Keys]) -> dict[str, Circle]:
+        """Draw the graph among the sites that brought keys; return what each is told, nothing for too few.
+
+        Args:
+            answers: to `setup`, by site.
+        """
+        seen: set[bytes] = set()
+        for site, answer in sorted(answers.items()):
+            own = {answer.sealing, answer.masking}
+            if answer.sitting == self.name and len(own - seen) == 2 and all(map(keys.is_public, own)):
+                self._keys[site] = answer
+                seen |= own
+        if len(self._keys) < FEWEST:
+            return {}
+        degree = self._degree or graph.enough_neighbours(len(self._keys))
+        self._around = graph.neighbours(list(self._keys), degree, self._shuffle)
+        self._thresholds = {site: graph.threshold(len(around) + 1) for site, around in self._around.items()}
+        return {site: self._circle(site) for site in self._around}
+
+    def _circle(self, site: str) -> Circle:
+        around = self._around[site]
+        theirs = [self._keys[name] for name in around]
+        return Circle(
+            self.name,
+            self._thresholds[site],
+            around,
+            tuple(one.sealing for one in theirs),
+            tuple(one.masking for one in theirs),
+            tuple(one.tag for one in theirs),
+        )
+
+    def orders(
+        self, answers: Mapping[str, Shares], *, clip_norm: float, largest_weight: float, by_examples: bool
+    ) -> dict[str, MaskOrder]:
+        """Pass the sealed shares on to those they are for; return what each site is told with its task.
+
+        Who shared nothing is left out, and so is who has too few neighbours left to be made up for.
+
+        Args:
+            answers: to `circles`, by site.
+            clip_norm: see `MaskOrder`, as the others.
+            largest_weight: "
+            by_examples: "
+        """
+        whole = {site: answer for site, answer in answers.items() if self._is_whole(site, answer)}
+        left = set(whole)
+        fewest = {site: max(needed, FEWEST) for site, needed in self._thresholds.items()}
+        while thin := {site for site in left if len(left & {*self._around[site]}) + 1 < fewest[site]}:
+            left -= thin
+        if len(left) < FEWEST:
+            left = set()
+        self._around = {site: tuple(name for name in self._around[site] if name in left) for site in sorted(left)}
+        self._digests = {site: whole[site].own_mask for site in left}
+        sealed = {
+            (site, to): box for site in left for to, box in zip(whole[site].neighbours, whole[site].sealed, strict=True)
+        }
+        return {
+            site: MaskOrder(
+                self.name,
+                around,
+                tuple(sealed[name, site] for name in around),
+                clip_norm,
+                largest_weight,
+                by_examples,
+                len(left),
+            )
+            for site, around in self._around.items()
+        }
+
+    def _is_whole(self, site: str, answer: Shares) -> bool:
+        around = self._around.get(site)
+        return (answer.sitting, answer.neighbours) == (self.name, around) and len(answer.sealed) == len(around or ())
+
+    def shortfall(self, counted: Collection[str]) -> str | None:
+        """Return why the sum of these sites' updates could not be opened, or None.
+
+        Args:
+            counted: the sites whose masked updates are here.
+        """
+        if len(counted) < FEWEST_COUNTED:
+            return f"{len(counted)} masked updates are here, and a sum is of {FEWEST_COUNTED} at least"
+        for site, around in self._around.items():
+            here = len({*around, site} & {*counted})
+            if here < self._thresholds[site] and (site in counted or here):
+                needed = self._thresholds[site]
+                return f"of the {needed} sites that must help to take a mask of {site} off, {here} are left"
+        return None
+
+    def openings(self, counted: Collection[str]) -> dict[str, Opening]:
+        """Close the sum; return what each site whose update is in it is asked.
+
+        Args:
+            counted: the sites whose masked updates are here.
+
+        Raises:
+            TooFewUpdates: it could not be opened.
+        """
+        if (reason := self.shortfall(counted)) is not None:
+            raise TooFewUpdates(f"The sum cannot be opened: {reason}.")
+        self._openings = {
+            site: Opening(
+                self.name,
+                tuple(sorted(name for name in (*around, site) if name in counted)),
+                tuple(name for name in around if name not in counted),
+            )
+            for site, around in self._around.items()
+            if site in counted
+        }
+        return self._openings
+
+    def masks(self, answers: Mapping[str, Revealed]) -> list[Mask]:
+        """Return the masks to put on the sum of the updates, which take theirs off.
+
+        Args:
+            answers: to `openings`, by site.
+
+        Raises:
+            TooFewUpdates: too few answers by now.
+            NotASum: shares are there and give back something else than what was shared.
+        """
+        seeds: dict[str, list[bytes]] = {}
+        private: dict[str, list[bytes]] = {}
+        for site, answer in sorted(answers.items()):
+            opening = self._openings.get(site)
+            if opening is not None and _answers(answer, opening):
+                _add(seeds, answer.counted, answer.counted_shares)
+                _add(private, answer.lost, answer.lost_shares)
+        found = [Mask(self._seed(site, seeds.get(site, [])), -1) for site in self._openings]
+        for site in sorted({name for opening in self._openings.values() for name in opening.lost}):
+            key = self._private_key(site, private.get(site, []))
+            found += [
+                Mask(keys.mask_seed(key, self._keys[name].masking, self.name), -pair_sign(name, site))
+                for name in self._around[site]
+                if name in self._openings
+            ]
+        return found
+
+    def _seed(self, site: str, shares: Sequence[bytes]) -> bytes:
+        return self._joined(site, shares, lambda seed: keys.digest_of(seed, self.name) == self._digests[site])
+
+    def _private_key(self, site: str, shares: Sequence[bytes]) -> bytes:
+        return self._joined(site, shares, lambda key: keys.public_of(key) == self._keys[site].masking)
+
+    def _joined(self, site: str, shares: Sequence[bytes], right: Callable[[bytes], bool]) -> bytes:
+        """Give a secret of a site back; where some shares are false, others are tried."""
+        needed = self._thresholds[site]
+        if len(shares) < needed:
+            raise TooFewUpdates(
+                f"The sum cannot be opened: {len(shares)} shares are here of {needed} that take a mask of {site} off."
+            )
+        for start in range(len(shares)):
+            some = (*shares, *shares)[start : start + needed]
+            try:
+                secret = shamir.join(some)
+            except ValueError:
+                continue
+            if right(secret):
+                if start:
+                    logger.warning("some site gave a false share of the mask of %s; others were enough", site)
+                return secret
+        raise NotASum(
+            f"The mask of site `{site}` cannot be taken off: it, or one that held its shares, gave false ones."
+        )
+
+
+def _answers(answer: Revealed, opening: Opening) -> bool:
+    """Tell whether an answer is to what was asked, and whole."""
+    asked = (opening.sitting, opening.counted, opening.lost)
+    whole = len(answer.counted_shares) == len(opening.counted) and len(answer.lost_shares) == len(opening.lost)
+    return whole and (answer.sitting, answer.counted, answer.lost) == asked
+
+
+def _add(found: dict[str, list[bytes]], names: Sequence[str], shares: Sequence[bytes]) -> None:
+    for name, share in zip(names, shares, strict=True):
+        found.setdefault(name, []).append(share)

@@ -1,0 +1,88 @@
+"""Secure aggregation between real processes, of which a third dies at each step, and then the server."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedwon.client.config import DataConfig, SiteConfig
+from fedwon.common.arrays import open_record
+from fedwon.common.run_config import TaskConfig
+from fedwon.common.secagg.fixed_point import FixedPoint
+from fedwon.server.simulation import InProcessGrid
+from fedwon.server.site_grid import node_id_of
+
+SITES = ("metal", "paper", "tiles")
+CLIP = 10.0
+SECURE = {
+    "rounds": 3,
+    "participation": {"minimum": 3, "quorum": 2, "retries": 0, "pause_seconds": None},
+    "aggregation": {"weights": "uniform", "secure": {"enabled": True, "clip_norm": CLIP}},
+}
+
+
+class Plain:
+    """The same sites in this process, asked for plain updates."""
+
+    def __init__(self, fleet, base) -> None:
+        sites = {name: SiteConfig(data=DataConfig(path=str(fleet.folder / f"{name}.npz")), threads=1) for name in SITES}
+        self.fleet, self.grid = fleet, InProcessGrid(sites, base)
+        self.run = fleet.runs()[-1]
+        self.manifests = [json.loads(path.read_text()) for path in sorted(self.run.glob("round-*.json"))]
+
+    def model(self, number):
+        return open_record(self.run / f"round-{number:04d}.safetensors")
+
+    def updates(self, number):
+        config, classes = self.fleet.config.run, tuple(self.manifests[0]["classes"])
+        task = TaskConfig.of(config, run=self.run.name, server_round=number, classes=classes)
+        content = RecordDict({"arrays": self.model(number - 1), "config": ConfigRecord(task.flat())})
+        asked = [Message(content, dst_node_id=node_id_of(name), message_type="train") for name in SITES]
+        return dict(zip(SITES, (reply.content["arrays"] for reply in self.grid.send_and_receive(asked)), strict=True))
+
+    def moved(self, number, counted):
+        """The model of a round as the sum of these sites' fixed-point numbers makes it, added up in the open."""
+        base, updates, numbers = self.model(number - 1), self.updates(number), FixedPoint(CLIP, len(SITES))
+        for name, array in base.items():
+            start, total = array.numpy(), np.zeros(array.numpy().size, dtype=np.uint32)
+            for site in counted:
+                difference = updates[site][name].numpy().astype(np.float64) - start.astype(np.float64)
+                total += numbers.encode(difference.reshape(-1))
+            yield name, (start.reshape(-1) + numbers.decode(total, 1 / len(counted))).astype(start.dtype)
+
+
+def at(point: str, nth: int = 1) -> dict:
+    """A power cut before the n-th call of a function."""
+    return {"point": f"fedwon.{point}", "when": "before", "nth": nth}
+
+
+def test_a_third_is_killed_at_each_step_and_the_sum_is_the_plain_one(fleets, tmp_path):
+    """In round 1 one of three dies before it masks its update, in 2 one at the opening of the sum, in 3 the server."""
+    fleet = fleets(**SECURE)
+    server = fleet.start_server(fault=at("server.secure.sitting:Sitting.openings", 3))
+    dying = {"paper": at("client.secure:Masking.mask"), "metal": at("client.secure:_unmask", 2)}
+    sites = {}
+    for name in SITES:
+        fleet.site(name, limits={"least_sum": 2})
+        sites[name] = fleet.start_site(name, "--until-finished", fault=dying.get(name))
+
+    for name in dying:
+        sites[name].end(-signal.SIGKILL)
+        sites[name] = fleet.start_site(name, "--until-finished")
+        sites[name].wait_says("has no keys of this sitting")  # a process has them in memory, and this is another one
+
+    server.end(-signal.SIGKILL)
+    fleet.start_server("--resume").end()
+    for site in sites.values():
+        site.end()
+
+    plain = Plain(fleet, tmp_path)
+    counted = [manifest["sites"] for manifest in plain.manifests if manifest["round"]]
+    assert counted == [["metal", "tiles"], list(SITES), list(SITES)]
+    for number, names in enumerate(counted, 1):
+        made = plain.model(number)
+        for name, values in plain.moved(number, names):
+            assert made[name].numpy().tobytes() == values.tobytes(), (number, name)
