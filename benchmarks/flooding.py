@@ -199,7 +199,7 @@ async def endless_session(given: argparse.Namespace) -> Told:
     call = _site(given).Session()
     await call.write(_hello())
     told, end = {"sent": 0}, time.monotonic() + given.seconds
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
         while time.monotonic() < end:
             rows = [pb.ClassCount(name=f"{number:0180d}", train=told["sent"]) for number in range(10_000)]
             async with asyncio.timeout(max(end - time.monotonic(), 0.1)):
