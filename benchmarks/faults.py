@@ -28,8 +28,9 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _line(row: Row) -> str:
+    names = " ".join(str(row[name]) for name in ("images", "fault", "method", "seed"))
     own = ", ".join(f"{value:.2f}" for value in row["curves"].get("own", ()))
-    return f"{row['images']} {row['fault']} {row['method']} {row['seed']}: own {own} ({row['seconds']} s) {row['failed'] or ''}"
+    return f"{names}: {own} ({row['seconds']} s) {row['failed'] or ''}"
 
 
 if __name__ == "__main__":

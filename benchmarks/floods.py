@@ -38,21 +38,23 @@ PARTICIPATION: Mapping[str, Any] = {"minimum": 1, "quorum": 1, "patience_seconds
 
 
 class Flooded:
-    """A server with an honest site, and the certificate of one that will flood it.
+    """A server with an honest site that trains round after round.
 
     Args:
-        folder: where they live.
-        port: the server's.
+        listen: where sites connect.
+        enrolment: where they join.
+        server: the process.
+        database: the server's.
+        hostile: folder of a site with a good certificate, in whose name floods come.
     """
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.listen, self.enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"
-        self._fleet = Processes(folder, 1_000_000, 1, port, PARTICIPATION)
-        self._hostile = self._fleet.join("hostile", self.enrolment)
-        self._store = Store(self._fleet.home / "fedwon.db")
-        self._server = self._fleet.running["server"]
+    def __init__(
+        self, listen: str, enrolment: str, server: subprocess.Popen[bytes], database: Path, hostile: Path
+    ) -> None:
+        self.listen, self.enrolment = listen, enrolment
+        self._server, self._hostile, self._store = server, hostile, Store(database)
         self.await_rounds(3)
-        self.rest_mb = look(self._server)["memory_mb"]
+        self.rest_mb = look(server)["memory_mb"]
         self._files = 0.0
 
     def await_rounds(self, more: int, patience: float = 120.0) -> int:
@@ -71,11 +73,11 @@ class Flooded:
         command = [sys.executable, "-m", "benchmarks.flooding", kind, address, "--site", str(self._hostile)]
         command += ["--seconds", str(seconds), "--count", str(count)]
         before, began, files = committed(self._store)[0], time.monotonic(), 0.0
-        flood = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        while flood.poll() is None:
-            files = max(files, look(self._server)["files"])
-            time.sleep(0.2)
-        told = json.loads((flood.stdout.read() if flood.stdout else "") or "{}")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
+            while flood.poll() is None:
+                files = max(files, look(self._server)["files"])
+                time.sleep(0.2)
+            told = json.loads(flood.communicate()[0])
         self._files = max(self._files, files)
         seen = {
             "kind": kind,
@@ -92,9 +94,8 @@ class Flooded:
         return {**seen, "holds": seen["peak_mb"] <= seen["bound_mb"] and seen["rounds_after"] > 0}
 
     def stop(self) -> None:
-        """End it."""
+        """Let go of it."""
         self._store.close()
-        self._fleet.stop()
 
 
 def _peak_mb(pid: int) -> float:
@@ -128,14 +129,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULT)
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fedwon-floods-"))
-    flooded = Flooded(folder, chosen.port)
+    fleet = Processes(folder, 1_000_000, 1, chosen.port, PARTICIPATION)
     rows = []
     try:
+        listen, enrolment = f"127.0.0.1:{chosen.port}", f"127.0.0.1:{chosen.port + 1}"
+        hostile = fleet.join("hostile", enrolment)
+        flooded = Flooded(listen, enrolment, fleet.running["server"], fleet.home / "fedwon.db", hostile)
         for kind in chosen.kinds or FLOODS:
             rows.append(flooded.flood(kind, chosen.seconds, chosen.connections))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    finally:
         flooded.stop()
+    finally:
+        fleet.stop()
         shutil.rmtree(folder)
     result = {"date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}", "processors": os.cpu_count(), "versions": versions()}
     kept = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"rows": []}

@@ -1,4 +1,4 @@
-"""Tables whose rows take minutes each: every row is a file, what is there is not run again, and one may stop any time."""
+"""Tables whose rows take minutes each: a row is a file, what is there is not run again, and one may stop any time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def arguments(description: str | None, given: Sequence[str] | None, seeds: Seque
 
 
 def run_all(
-    specs: Iterable[S], run: Callable[[S, Path], Row], source: Path, options: argparse.Namespace, say: Callable[..., str]
+    specs: Iterable[S],
+    run: Callable[[S, Path], Row],
+    source: Path,
+    options: argparse.Namespace,
+    say: Callable[[Row], str],
 ) -> None:
     """Run the rows that are asked for and not here yet.
 

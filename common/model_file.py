@@ -26,7 +26,7 @@ from fedwon.models import Ablation, ConversionError, build_model
 
 MANIFEST = "fedwon"
 MARGIN, SMALL = 4, 10**6
-"""A network may have so many times the numbers of its file, and so many more, while it is being built: a network that is
+"""A network may have so many times the numbers of its file, and so many more, while it is being built: one that is
 converted is built of another one."""
 
 

@@ -29,8 +29,8 @@ METADATA = 8192
 """Bytes of a call's headers beyond which calls are refused, at random up to `METADATA_MOST` and all beyond."""
 METADATA_MOST = 16_384
 CALLS_A_SITE = 16
-"""Calls that a site may have open at once, over all its connections: it needs three, and some may be on lines that broke
-and are not known to be dead."""
+"""Calls that a site may have open at once, over all its connections: it needs three, and some may be on lines that are
+broken and not yet known to be."""
 
 STRANGERS_MESSAGE = 2**16
 """Bytes of a message at the port for sites that join; theirs have about 1,000."""

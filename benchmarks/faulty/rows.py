@@ -235,7 +235,7 @@ def _parted(
 
 
 def _read(path: Path) -> Images:
-    """Read an image as grey, (56, 56, 1): twice the network's size, so that faults are the camera's and not a pixel's."""
+    """Read an image as grey, (56, 56, 1): twice the size of the network's, for a camera sees more than that."""
     with Image.open(path) as image:
         return np.asarray(image.convert("L").resize((56, 56)))[..., None]
 

@@ -32,7 +32,7 @@ class Advisories(BaseHTTPRequestHandler):
 
     known: str = ""
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         answer = {"vulns": [ADVISORY]} if asked["package"]["name"] == self.known else {}
         self.send_response(200)

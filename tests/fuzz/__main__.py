@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RSS_MB = 2048
-"""Memory at which the process ends with a finding; torch, Flower and gRPC take a quarter of it before the first input."""
+"""Memory at which the process ends with a finding; torch, Flower and gRPC take a quarter of it before any input."""
 SLOWEST = 20
 """Seconds for one input."""
 

@@ -62,7 +62,7 @@ NASTY = [b"\0", b"\xff" * 9, b"[" * 400, b"9" * 30, b"-1", b"nan", b'"', b"\xed\
 
 
 @each
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_anything_else_is_taken_or_refused(target, data):
     kept = [path.read_bytes() for path in target.kept()]
