@@ -92,7 +92,8 @@ async def handshakes(given: argparse.Namespace) -> Told:
             async with asyncio.timeout(0.001):
                 while await reader.read(4096):
                     pass
-    return {"opened": len(lines), "standing": sum(not reader.at_eof() for reader, _ in lines)}
+    failed = given.count - len(lines)
+    return {"opened": len(lines), "failed": failed, "standing": sum(not reader.at_eof() for reader, _ in lines)}
 
 
 def _stranger(given: argparse.Namespace, number: int = 0) -> grpc.aio.Channel:
