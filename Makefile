@@ -5,6 +5,7 @@ TORCH_INDEX ?=
 # The versions this tree was tested with; `make CONSTRAINTS= ...` takes the newest that fit.
 CONSTRAINTS ?= constraints.txt
 DATA ?=
+MINUTES ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS)
 PACKAGES := models common common/codec common/wire client server server/comparison server/migrations/versions
 PACKAGES += server/page server/page/templates server/page/static
 
-.PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs site wire clean
+.PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs site wire fuzz audit clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -69,6 +70,13 @@ site: $(VENV)/.dev  ## Make a site of docs/ in site/, which needs nothing from a
 
 docs: $(VENV)/.dev  ## Write docs/configuration.md anew from the configuration's classes
 	$(BIN)/python docs/generate.py > docs/configuration.md
+
+fuzz: $(VENV)/.dev  ## Fuzz every decoder for MINUTES (60) in all with atheris; what it finds lies in .fuzz/
+	$(PIP) --editable '.[dev,fuzz]' --config-settings editable_mode=strict
+	$(BIN)/python -m tests.fuzz run --minutes $(MINUTES)
+
+audit: $(VENV)/.dev  ## Write sbom.json, and ask PyPI's advisories about every pinned package
+	$(BIN)/python deploy/audit.py --sbom sbom.json
 
 wire: $(VENV)/.dev  ## Write the protobuf stubs anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m fedwon.common.wire.generate

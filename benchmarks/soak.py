@@ -56,9 +56,12 @@ class Processes:
         rounds: of the run.
         sites: how many.
         port: the server's; the next one is for enrolment.
+        participation: of the run; without it, all sites in every round.
     """
 
-    def __init__(self, folder: Path, rounds: int, sites: int, port: int) -> None:
+    def __init__(
+        self, folder: Path, rounds: int, sites: int, port: int, participation: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder, self.home, self.running = folder, folder / "server", {}
         listen, enrolment = f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"
         self._command(
@@ -66,13 +69,17 @@ class Processes:
         )
         path = self.home / "server.yaml"
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings["run"] = {**RUN, "rounds": rounds, "participation": {"minimum": sites}}
+        settings["run"] = {**RUN, "rounds": rounds, "participation": participation or {"minimum": sites}}
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.running["server"] = self._start("server", "fedwon-server", "start", "--dir", self.home)
         for index in range(sites):
-            self._site(f"site-{index}", enrolment)
+            name = f"site-{index}"
+            self.running[name] = self._start(
+                name, "fedwon-client", "start", "--until-finished", "--dir", self.join(name, enrolment)
+            )
 
-    def _site(self, name: str, enrolment: str) -> None:
+    def join(self, name: str, enrolment: str) -> Path:
+        """Give a site images and a certificate; return its folder."""
         rng = np.random.default_rng(list(name.encode()))
         images = self.folder / f"{name}.npz"
         np.savez(images, images=rng.integers(0, 255, (100, 16, 16), dtype=np.uint8), labels=np.arange(100) % 4)
@@ -80,9 +87,7 @@ class Processes:
         secret = ("--fingerprint", invited["fingerprint"], "--token", invited["token"])
         where = ("--data", images, "--threads", "1", "--dir", self.folder / name)
         self._until_served(lambda: self._command("fedwon-client", "join", enrolment, *secret, *where))
-        self.running[name] = self._start(
-            name, "fedwon-client", "start", "--until-finished", "--dir", self.folder / name
-        )
+        return self.folder / name
 
     def _until_served(self, join: Any) -> None:
         for _ in range(60):

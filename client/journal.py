@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
+from google.protobuf.message import DecodeError
 
 from fedwon.common.arrays import Blob, StoredRecord, open_record, read_header, write_record
 from fedwon.common.errors import BrokenFile, FedwonError, Refused
@@ -256,7 +257,7 @@ def _read_header(path: Path) -> pb.SubmitHeader | None:
         if content[:32] != hashlib.sha256(content[32:]).digest():
             return None
         header.ParseFromString(content[32:])
-    except (OSError, ValueError):  # protobuf's DecodeError is a ValueError
+    except (OSError, DecodeError):
         return None
     return header
 

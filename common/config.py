@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from fedwon.common import strict_yaml
 from fedwon.common.errors import ConfigError, ConfigMissing
 from fedwon.common.system_errors import storage_error
 
@@ -35,18 +36,6 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that is given twice is an error: the first value would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping after a look at its keys."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"`{twice}` is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -65,12 +54,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(str(storage_error(error, f"reading {path}"))) from None
     try:
-        content = _UniqueKeys(text).get_single_data()
+        content = strict_yaml.read_text(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: not valid YAML: {error.problem or error}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, a number without end
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply.") from None
@@ -103,10 +92,17 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """
     try:
         # JSON's rules are strict (true is no number, 1.5 no count), yet its lists may become tuples
-        return kind.model_validate_json(json.dumps(content, default=str), strict=True)
+        return kind.model_validate_json(_as_json(content, where), strict=True)
     except ValidationError as error:
         problems = "; ".join(_sentence(kind, detail) for detail in error.errors())
         raise ConfigError(f"{where}: {problems}.") from None
+
+
+def _as_json(content: Mapping[str, Any], where: str) -> str:
+    try:
+        return json.dumps(content, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a number of 5000 digits
+        raise ConfigError(f"{where}: not a configuration: {error}.") from None
 
 
 def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:

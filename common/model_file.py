@@ -6,20 +6,28 @@ So `evaluate` and `predict` need nothing but the file: network, classes and imag
 from __future__ import annotations
 
 import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.config import parse
-from fedwon.common.errors import BrokenFile, ConfigError, NotConvertible
+from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
 from fedwon.common.network_state import load_into
 from fedwon.common.run_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import Ablation, ConversionError, build_model
 
 MANIFEST = "fedwon"
+MARGIN, SMALL = 4, 10**6
+"""A network may have so many times the numbers of its file, and so many more, while it is being built: one that is
+converted is built of another one."""
 
 
 def describe(task: TaskConfig) -> dict[str, str]:
@@ -82,9 +90,42 @@ def network(task: TaskConfig) -> nn.Module:
 def trained_network(task: TaskConfig, record: StoredRecord) -> nn.Module:
     """Build the network of a task with the arrays of a record.
 
+    What a file says of its network takes no more memory than the arrays in it would go with.
+
     Raises:
         ModelMismatch: tensors are missing, unknown or of another shape.
     """
-    model = network(task)
+    numbers = sum(math.prod(array.shape) for array in record.values())
+    try:
+        with _no_larger_than(MARGIN * numbers + SMALL):
+            model = network(task)
+    except RuntimeError as error:  # torch's own, where so much address space cannot be had
+        raise ModelMismatch(f"The network that the model file describes cannot be made: {error}") from None
     load_into(model, record)
     return model
+
+
+@contextmanager
+def _no_larger_than(numbers: int) -> Iterator[None]:
+    """Keep networks that this thread builds within so many parameters; memory that nobody has written to is not taken.
+
+    Raises:
+        ModelMismatch: there would be more; what was made of them is given back.
+    """
+    own, left = threading.get_ident(), numbers
+
+    def _count(_: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        if parameter is not None and threading.get_ident() == own:
+            left -= parameter.numel()
+            if left < 0:
+                raise ModelMismatch(
+                    f"The model file describes a network that is larger than what it holds (`{name}` of shape "
+                    f"{list(parameter.shape)} is too much)."
+                )
+
+    handle = register_module_parameter_registration_hook(_count)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -216,8 +216,12 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
     Raises:
         ConfigError: a later version of fedwon made it.
+        UntrustedRelease: it is no manifest at all.
     """
-    decoded = json.loads(content)
+    try:
+        decoded = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UntrustedRelease(f"{where} is no manifest: it is not JSON.") from None
     manifest = parse(Manifest, decoded if isinstance(decoded, Mapping) else {}, where)
     for name in manifest.files:
         if re.fullmatch(_FILE, name) is None:

@@ -55,7 +55,7 @@ class Attempts:
 
     def wait(self, address: str) -> float:
         """Return the seconds until an attempt from this address is looked at, 0 if it is now; counts nothing."""
-        return max(self._bucket(_network(address)).wait(), self._all.wait())
+        return max(self._bucket(network_of(address)).wait(), self._all.wait())
 
     def failed(self, address: str) -> float:
         """Count a failed attempt.
@@ -63,7 +63,7 @@ class Attempts:
         Returns:
             0 while the limits hold, else the seconds until the next attempt is looked at again.
         """
-        bucket = self._bucket(_network(address))
+        bucket = self._bucket(network_of(address))
         wait = max(bucket.wait(), self._all.wait())
         if wait == 0:
             bucket.take()
@@ -78,7 +78,8 @@ class Attempts:
         return bucket
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
+    """Return what attempts from an address are counted under: itself, or of IPv6 its /64."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -86,5 +87,5 @@ def _network(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network(f"{address}/64", strict=False))
+        return str(ipaddress.ipnetwork_of(f"{address}/64", strict=False))
     return address

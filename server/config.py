@@ -21,6 +21,8 @@ class EnrolmentLimits(Settings):
     """Failed attempts a minute from one address (of IPv6: one /64)."""
     in_all: int = Field(default=100, ge=1, le=100_000)
     """Failed attempts a minute from all addresses together."""
+    connections: int = Field(default=512, ge=1, le=65_536)
+    """Connections that the enrolment port holds at most; more are closed at once."""
 
 
 class ServerConfig(Settings):
@@ -39,6 +41,10 @@ class ServerConfig(Settings):
     """How often a site says that it is there; after three silent intervals it counts as gone."""
     enrolment_limits: EnrolmentLimits = EnrolmentLimits()
     """Limits of the enrolment port."""
+    connections: int = Field(default=4096, ge=1, le=65_536)
+    """Connections that the port for sites holds at most, those included that nobody knows yet; more are closed at once.
+    A site has one, and a second one while it transfers. Never more than two thirds of the files that may be open
+    ([security](security.md#floods))."""
     page: Address | None = "127.0.0.1:8472"
     """Where the operator's page is served ([operation](operation.md)): for this machine only, or, on any other address,
     over TLS and behind a login. `off`: not at all."""

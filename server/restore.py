@@ -117,7 +117,7 @@ def _compare(archive: Path, manifest: bytes, found: dict[str, str]) -> None:
         listed = json.loads(manifest)
         made_by, files = listed["version"], listed["files"]
         known = listed["format"] == FORMAT and isinstance(files, dict)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BrokenFile(f"{archive} is no backup, or is cut short: it has no readable {MANIFEST}.") from None
     if not known:
         raise BrokenFile(f"{archive} was made by fedwon {made_by}, in a form that this version does not know.")

@@ -30,12 +30,13 @@ from fedwon.server.auditing import Refusals
 from fedwon.server.authorities import Trust
 from fedwon.server.availability import Availability
 from fedwon.server.desk import Desk
+from fedwon.server.doors import SiteCalls
 from fedwon.server.gathering import Gathering
 from fedwon.server.guarding import LONGEST_VERSION, check_version, guarded, note_refusal
 from fedwon.server.hub import Hub
 from fedwon.server.peers import Peer, peer_of
 from fedwon.server.prospects import prospect
-from fedwon.server.session import SiteSession
+from fedwon.server.session import LONGEST_TASK, SiteSession
 from fedwon.server.standing import Standing, issue
 from fedwon.server.store import Store, now
 from fedwon.server.tasks import Answer, Task
@@ -50,6 +51,8 @@ NEWS_SECONDS = 0.1
 LONGEST_REASON = 500
 """Characters of a site's reasons that are kept."""
 SHA256_DIGITS = 64
+LONGEST_INSTANCE = 64
+"""Characters by which a client tells itself from others; ours has 16."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -77,7 +80,7 @@ class FederationService(rpc.FederationServicer):
         self.liveness = Liveness(hub.heartbeat_seconds)
         self.standing, self.refusals = Standing(store), Refusals(store)
         self.last_seen: dict[str, datetime] = {}
-        self._turns = Turns()
+        self._turns, self._calls = Turns(), SiteCalls()
         self._noting: Gathering[sites.Move, None] = Gathering(lambda moves: sites.noted(store, moves))
         self._resting: set[str] = set()
 
@@ -99,11 +102,13 @@ class FederationService(rpc.FederationServicer):
 
         Raises:
             Refused: its certificate does not count, or not any more.
+            LinkError: it has too many calls open.
         """
         peer = peer_of(context.auth_context())
         await self.standing.check(peer)
         if peer.signer not in self._trust().key_ids:
             raise Refused(f"The certificate of site `{peer.site}` is of an authority that was retired: enrol again.")
+        self._calls.enter(peer.site, context)
         return peer
 
     @guarded
@@ -169,7 +174,8 @@ class FederationService(rpc.FederationServicer):
             self.last_seen[session.site] = now()
             match message.WhichOneof("body"):
                 case "heartbeat":
-                    session.progress = message.heartbeat
+                    if len(message.heartbeat.task_id) <= LONGEST_TASK:  # it is kept until the next one comes
+                        session.progress = message.heartbeat
                     if session.outgoing.empty():  # whatever waits there says as much, and a flood does not pile up
                         session.outgoing.put_nowait(pb.FromServer(heard=pb.Heard()))
                 case "failed":
@@ -255,7 +261,10 @@ class FederationService(rpc.FederationServicer):
         """Take the outcome of a task: a header, then its arrays from the offset that is here already."""
         site = (await self._admitted(context)).site
         await self._turns.take(site, context)
-        first = await anext(aiter(requests), None)
+        first = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("body") != "header":
             raise Refused("A submission begins with its header.")
         header = first.header
@@ -316,6 +325,8 @@ async def _hello(context: Context) -> pb.Hello:
     if message is None or message is grpc.aio.EOF or message.WhichOneof("body") != "hello":
         raise Refused("The session began without a hello.")
     hello: pb.Hello = message.hello
+    if len(hello.instance) > LONGEST_INSTANCE:
+        raise Refused("The session began with a hello that no client of ours says.")
     return hello
 
 

@@ -28,7 +28,7 @@ from fedwon.common.pki import (
 )
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.liveness import Liveness
-from fedwon.server import availability, sites
+from fedwon.server import availability, doors, sites
 from fedwon.server.attempts import Attempts
 from fedwon.server.auditing import Refusals, operator
 from fedwon.server.authorities import LiveTrust
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 SEEN_SECONDS = 10.0
 GRACE_SECONDS = 3.0
-ENROLMENTS_AT_ONCE = 64
 CONFIG_NAME = "server.yaml"
 
 
@@ -154,9 +153,7 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
     service = FederationService(hub, home.store, trust.get, desk, config.run)
     attempts = Attempts(config.enrolment_limits.per_address, config.enrolment_limits.in_all)
     enrolling = EnrolmentService(home.store, trust.get, home.public_address, attempts, service.refusals)
-    options = Liveness(config.heartbeat_seconds).server_options()
-    federation = grpc.aio.server(options=options)
-    enrolment = grpc.aio.server(options=options, maximum_concurrent_rpcs=ENROLMENTS_AT_ONCE)
+    federation, enrolment = _servers(config)
     rpc.add_FederationServicer_to_server(service, federation)
     rpc.add_EnrolmentServicer_to_server(enrolling, enrolment)
     # both ahead of either: a port that is bound stays so until the server object is collected
@@ -198,6 +195,18 @@ async def serving(home: Home) -> AsyncIterator[Hub]:
             await asyncio.to_thread(_last_notes, home.store, service.refusals)
         except StorageError as error:  # what ended the server says more
             logger.warning("%s", error.message)
+
+
+def _servers(config: ServerConfig) -> tuple[grpc.aio.Server, grpc.aio.Server]:
+    """Make what listens on the two ports."""
+    liveness, limits = Liveness(config.heartbeat_seconds), config.enrolment_limits
+    federation = grpc.aio.server(options=doors.federation_options(liveness, config.connections))
+    enrolment = grpc.aio.server(
+        interceptors=(doors.StrangersCalls(),),
+        options=doors.enrolment_options(liveness, limits.connections),
+        maximum_concurrent_rpcs=doors.STRANGERS_AT_ONCE,
+    )
+    return federation, enrolment
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from fedwon.common.errors import Refused
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -13,6 +14,11 @@ from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server.availability import Availability
 from fedwon.server.naming import listed
 from fedwon.server.peers import Peer
+
+MOST_HELD = 1000
+"""Tasks whose outcome a site may say that it holds; ours holds nine."""
+LONGEST_TASK = 201
+"""Characters of a task's name."""
 
 
 @dataclass
@@ -49,7 +55,7 @@ class SiteSession:
     @classmethod
     def begun(cls, site: str, hello: pb.Hello) -> SiteSession:
         """Return the session that a hello begins."""
-        survey, held = survey_from_wire(hello.data), frozenset(hello.unfinished)
+        survey, held = survey_from_wire(hello.data), _held(hello.unfinished)
         told = Availability.of_hello(hello)
         return cls(site, hello.instance, survey, held, availability=told, releases=hello.releases)
 
@@ -57,6 +63,11 @@ class SiteSession:
         """End the session with a refusal, also where the line is stuck."""
         self.refusal = refusal
         self.expelled.set()
+
+
+def _held(names: Iterable[str]) -> frozenset[str]:
+    """Return the tasks that a site says it holds, as far as they can be any: each is answered by a message."""
+    return frozenset(name for name in islice(names, MOST_HELD) if len(name) <= LONGEST_TASK)
 
 
 def resting(sessions: Mapping[str, SiteSession]) -> str:

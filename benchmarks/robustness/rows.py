@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 from sqlalchemy import select
 
 from benchmarks.paper.scoring import scored_images
+from benchmarks.resumable import kept
 from benchmarks.robustness.hostile import ATTACKS, TARGET, HostileApp, triggered
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.arrays import open_record
@@ -26,7 +24,6 @@ from fedwon.common.run_config import RunConfig
 from fedwon.server.admission_rows import QuarantineRow
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import accuracy, counts
-from fedwon.server.simulating import versions
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
 
@@ -164,23 +161,16 @@ def run(spec: Spec, source: Path) -> dict[str, Any]:
         spec: which row.
         source: the folder of Digits-Five.
     """
-    if spec.path.exists():
-        kept: dict[str, Any] = json.loads(spec.path.read_text(encoding="utf-8"))
-        return kept
-    started = time.monotonic()
+    return kept(spec, lambda spec: _made(spec, source))
+
+
+def _made(spec: Spec, source: Path) -> dict[str, Any]:
     try:
         config = spec.config()
     except ConfigError as error:
-        found: dict[str, Any] = {"refused": error.message}
-    else:
-        with TemporaryDirectory(prefix="attacks-") as scratch:
-            found = _federated(spec, config, source, Path(scratch))
-    row = {**asdict(spec), **found, "seconds": round(time.monotonic() - started, 1), "versions": versions()}
-    spec.path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = spec.path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    unfinished.replace(spec.path)
-    return row
+        return {"refused": error.message}
+    with TemporaryDirectory(prefix="attacks-") as scratch:
+        return _federated(spec, config, source, Path(scratch))
 
 
 def _federated(spec: Spec, config: RunConfig, source: Path, folder: Path) -> dict[str, Any]:

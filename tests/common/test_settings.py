@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,40 @@ def test_bad_yaml_names_line_and_column(tmp_path, text, where):
         read_yaml(file(tmp_path, text))
     assert f"server.yaml, {where}: not valid YAML: " in caught.value.message
     assert "\n" not in caught.value.message
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{this}: &{this} [{', '.join([f'*{before}'] * 10)}]\n" for before, this in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "with its aliases written out it has more than 100000 values"),
+        ("a: &a [*a]\n", "an alias stands inside of what it names"),
+        ("a: &a {b: *a}\n", "an alias stands inside of what it names"),
+        (f"name: {'x' * 2**20}\n", "1048576 are the most"),
+    ],
+)
+def test_aliases_are_counted_before_anything_is_made_of_them(tmp_path, text, words):
+    tracemalloc.start()
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(file(tmp_path, text))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert words in caught.value.message
+
+
+def test_an_honest_alias_is_taken(tmp_path):
+    found = read_yaml(file(tmp_path, "a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n"))
+    assert found == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+
+
+@pytest.mark.parametrize("text", ["2001-01-01: x\n", f"rounds: 0x{'f' * 4000}\n"])
+def test_what_no_configuration_holds(tmp_path, text):
+    with pytest.raises(ConfigError, match="not a configuration"):
+        load(RunConfig, file(tmp_path, text))
 
 
 @pytest.mark.parametrize(
