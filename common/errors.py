@@ -39,10 +39,11 @@
     │   └── StaysRefused    69  a refused update that cannot count after all
     ├── MissingExtra         70  an optional package that is not installed
     ├── Unhealthy            80  a server or client that does not run, or hangs
-    └── ReleaseError         90  a release that cannot be made or used
-        ├── ReleaseMissing   91  no such release, or none in use at this site
-        ├── UntrustedRelease 92  a release that the federation did not sign as it is now
-        └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
+    ├── ReleaseError         90  a release that cannot be made or used
+    │   ├── ReleaseMissing   91  no such release, or none in use at this site
+    │   ├── UntrustedRelease 92  a release that the federation did not sign as it is now
+    │   └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
+    └── PrivacySpent        103  a task that would cost more privacy than the run or the site allows
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
 `docs/errors/`. A message says what is wrong and where; `hint` says what to do next.
@@ -367,6 +368,16 @@ class NotReleasable(ReleaseError):
 
     code, slug = 93, "not-releasable"
     default_hint = "Nothing was written. docs/releases.md says what a release needs."
+
+
+class PrivacySpent(FedwonError):
+    """A task that would cost more privacy than the run or the site allows."""
+
+    code, slug = 103, "privacy-spent"
+    default_hint = (
+        "More noise, fewer steps or a smaller batch cost less (`privacy.examples` in the run); what is spent stays "
+        "spent. The site's own limit is `privacy.most_epsilon` in client.yaml."
+    )
 
 
 def all_errors() -> list[type[FedwonError]]:
