@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwon.common.config import parse
+from fedwon.common.errors import StaysRefused
 from fedwon.common.flower import host_app
 from fedwon.common.privacy_settings import SitePrivacyConfig
 from fedwon.common.run_config import RunConfig
-from fedwon.server import report
+from fedwon.server import quarantine, report
 from fedwon.server.aggregation import Update
 from fedwon.server.privacy_spent import in_words, spent
 from fedwon.server.private_mean import private_mean, releases_of
@@ -161,6 +162,30 @@ def test_a_run_without_costs_nothing(make_run, store):
     run = make_run()
     start(run, FakeGrid({"a": answering()}))
     assert report.runs(store)[0]["privacy"] == {} == spent({}, None)
+
+
+def test_a_refused_update_is_not_let_out(private, store, tmp_path):
+    def tripled(message, name):
+        content = answering()(message, name)
+        content["metrics"] = MetricRecord(good_metrics(1000))
+        return content
+
+    run = private(sites={"noise": 1.0})
+    behaviours = {"a": answering(), "b": answering()}
+    start(run, FakeGrid({**behaviours, "c": answering()}), rounds=1)
+    start(run, FakeGrid({**behaviours, "c": tripled}), done=1, rounds=1)
+    (row,) = quarantine.listing(store, tmp_path)
+    with pytest.raises(StaysRefused, match="promises privacy of whole sites"):
+        quarantine.release(store, tmp_path, row["task"])
+
+
+def test_status_says_it(home, typed):
+    config = private_run(sites={"noise": 2.0})
+    run = Run.create(home.store, home.folder, config, config.classes)
+    run.commit(1, run.last()[1], seconds=1.0, sites=("a",), releases={"a": 1})
+    said = f"{run.id}: privacy of a whole site: epsilon {config.privacy.sites.epsilon(1):.3g} at delta 1e-05 (noise 2)"
+    assert said in typed("status")
+    assert json.loads(typed("status", "--json"))["runs"][0]["privacy"]["sites"]["by_site"].keys() == {"a"}
 
 
 def test_a_relays_mean_is_refused(private, store):
