@@ -15,6 +15,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, RecordDict
 from pydantic import Field, ValidationError
 
+from fedwon.client.config import SitePrivacyRules
 from fedwon.client.site import Site
 from fedwon.common.accounting import Spent, sampled_epsilon
 from fedwon.common.config import Settings
@@ -60,6 +61,36 @@ class Content(Settings):
         )
 
 
+def read_ledger(path: Path) -> Content:
+    """Return what a file says was spent; nothing where there is none.
+
+    Raises:
+        BrokenFile: it cannot be understood; no budget is taken for unspent.
+        StorageError: it cannot be read.
+    """
+    try:
+        return Content.model_validate_json(read_bytes(path), strict=True) if path.exists() else Content()
+    except ValidationError:
+        raise BrokenFile(
+            f"{path} is no ledger of what private training has cost here, so this site cannot tell what is left of its "
+            "budget.",
+            hint="Put it back from a backup. Only who is sure that nothing was spent may delete it.",
+        ) from None
+
+
+def spent_in_words(path: Path, rules: SitePrivacyRules) -> str:
+    """Say what is spent of a site's budget.
+
+    Raises:
+        BrokenFile, StorageError: see `read_ledger`.
+        MissingExtra: Opacus is not installed.
+    """
+    content = read_ledger(path)
+    most = "no limit" if rules.most_epsilon is None else f"of {rules.most_epsilon:g}"
+    runs = len({row.run for row in content.rows})
+    return f"epsilon {content.epsilon(rules.delta):.3g} spent, {most}, at delta {rules.delta:g}; private runs: {runs}"
+
+
 class Ledger:
     """The ledger of a site.
 
@@ -79,19 +110,10 @@ class Ledger:
             BrokenFile: the file cannot be understood; no budget is taken for unspent.
             StorageError: it cannot be read.
         """
-        if self._path is None:
-            kept = self._state.get(RECORD)
-            text = str(kept[TEXT]).encode() if isinstance(kept, ConfigRecord) else b"{}"
-        else:
-            text = read_bytes(self._path) if self._path.exists() else b"{}"
-        try:
-            return Content.model_validate_json(text, strict=True)
-        except ValidationError:
-            raise BrokenFile(
-                f"{self._path} is no ledger of what private training has cost here, so this site cannot tell what is "
-                "left of its budget.",
-                hint="Put it back from a backup. Only who is sure that nothing was spent may delete it.",
-            ) from None
+        if self._path is not None:
+            return read_ledger(self._path)
+        kept = self._state.get(RECORD)
+        return Content.model_validate_json(str(kept[TEXT])) if isinstance(kept, ConfigRecord) else Content()
 
     def permit(self, task: TaskConfig) -> None:
         """Check that a task is as private as this site asks, whatever it would cost.

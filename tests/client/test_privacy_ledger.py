@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flwr.app import RecordDict
 
+from fedwon.client import preflight
 from fedwon.client.config import ClientConfig, DataConfig, SiteConfig
 from fedwon.client.privacy_ledger import Content, Ledger
 from fedwon.client.site import Site
@@ -107,6 +108,22 @@ def test_a_site_of_a_server_keeps_a_file_without_being_told(tmp_path):
     assert (tmp_path / "privacy.json").is_file()
     own = parse(ClientConfig, {"server": "h:1", "data": {"path": "x"}, "privacy": {"ledger": "l"}}, "client.yaml")
     assert own.for_node("a", tmp_path)["privacy.ledger"] == "l"
+
+
+def test_check_says_what_is_spent(tmp_path):
+    plain = {"server": "127.0.0.1:1", "data": {"path": "x"}}
+
+    def said(**privacy):
+        found = preflight.preflight(parse(ClientConfig, {**plain, **privacy}, "client.yaml"), tmp_path)
+        return [(one.ok, one.text) for one in found if one.name == "privacy"]
+
+    assert said() == []
+    assert said(privacy={"most_epsilon": 8.0}) == [(True, "epsilon 0 spent, of 8, at delta 1e-05; private runs: 0")]
+    ledger_of(tmp_path).charge(task(), PLAN)
+    spent = sampled_epsilon([PLAN], 1e-5)
+    assert said() == [(True, f"epsilon {spent:.3g} spent, no limit, at delta 1e-05; private runs: 1")]
+    (tmp_path / "privacy.json").write_text("?")
+    assert said()[0][0] is False
 
 
 def test_steps_of_one_kind_are_one_row():
