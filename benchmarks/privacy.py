@@ -52,10 +52,10 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TUNING_SEED, SEEDS = 101, (1, 2)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "fedwon": {"method": "fedwon"},
-    "fedwon, AGC off": {"method": "fedwon", "training": {"clipping": None}},
     "group norm": {"method": "fedavg_gn"},
+    "fedwon, AGC off": {"method": "fedwon", "training": {"clipping": None}},
 }
-ROWS: Mapping[str, Sequence[float]] = {"none": (0.0,), "examples": (8.0, 2.0), "sites": (1000.0, 10.0)}
+ROWS: Mapping[str, Sequence[float]] = {"none": (0.0,), "sites": (1000.0, 10.0), "examples": (8.0, 2.0)}
 """What is private, and the epsilons of its rows."""
 
 
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in run_all(time.monotonic() + 60 * options.minutes):
         found.append(row)
         if not options.json:
-            print(f"{row['variant']}, {row['kind']} {row['epsilon']}: {row['accuracy']:.3f}", flush=True)
+            print(f"{row['variant']}, {row['kind']} {row['privacy']}: {row['accuracy']:.3f}", flush=True)
     print(json.dumps(found) if options.json else table())
 
 
