@@ -47,7 +47,7 @@ PAGE, MARK = ROOT / "docs" / "privacy.md", "<!-- benchmarks.privacy -->"
 DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 IMAGES, TEST, VALIDATION = 1500, 300, 0.2
 """Of a domain: images for training and validation, test images, and the share of the former for validation."""
-ROUNDS, BATCH, SIZE, CLIP, DELTA = 8, 120, 16, 1.0, 1e-5
+ROUNDS, BATCH, SIZE, CLIP, DELTA = 6, 120, 16, 1.0, 1e-5
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TUNING_SEED, SEEDS = 101, (1, 2)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

@@ -84,36 +84,43 @@ def _standardized_conv(layer: WSConv2d, activations: list[Tensor], backprops: Te
 
 
 def _standardized_linear(layer: WSLinear, activations: list[Tensor], backprops: Tensor) -> Gradients:
-    found = _through_standardization(layer, backprops[:, :, None] * activations[0][:, None, :])
-    return {**found, layer.bias: backprops}
+    """As `_through_standardization`; the gradients are outer products, of which fewer passes make the same."""
+    filters, scale, above = _filters(layer)
+    inputs, out = activations[0], backprops * (scale * layer.gain.detach())
+    along = inputs @ filters.T  # (B, O)
+    found = out[:, :, None] * (inputs - inputs.mean(dim=1, keepdim=True))[:, None, :]
+    found.addcmul_((out * along * above)[:, :, None], filters, value=-1)
+    return {layer.weight: found, layer.gain: backprops * along, layer.bias: backprops}
 
 
-def _through_standardization(layer: WSConv2d | WSLinear, gradients: Tensor) -> Gradients:
+def _filters(layer: WSConv2d | WSLinear) -> tuple[Tensor, Tensor, Tensor]:
+    """Standardized filters (O, N) without gain, what each was multiplied by for it, whether it is above the floor."""
+    weight = layer.weight.detach().flatten(1)
+    centred = weight - weight.mean(dim=1, keepdim=True)
+    square = (centred * centred).sum(dim=1)
+    scale = square.clamp(min=layer.eps).rsqrt()
+    return centred * scale[:, None], scale, square >= layer.eps
+
+
+def _through_standardization(layer: WSConv2d, gradients: Tensor) -> Gradients:
     """Take each example's gradient (B, *weight) from the standardized weight to the parameters that it is made of.
 
     With u a standardized filter, s what its centred self was multiplied by to become it, and G the gradient times the
     gain: s * (G - mean(G) - <G, u> u) for the weight; below the floor s is a constant, and the last term is 0. Written
     out, for torch's own derivative of the fused kernel would go through the examples one by one.
     """
-    weight = layer.weight.detach().flatten(1)
-    centred = weight - weight.mean(dim=1, keepdim=True)
-    square = (centred * centred).sum(dim=1)
-    scale = square.clamp(min=layer.eps).rsqrt()
-    filters, flat = centred * scale[:, None], gradients.flatten(2)  # (O, N), (B, O, N)
+    filters, scale, above = _filters(layer)
+    flat = gradients.flatten(2)  # (B, O, N)
     along = torch.einsum("bon,on->bo", flat, filters)
     gain, offset = getattr(layer, "gain", None), getattr(layer, "offset", None)
     factor = scale if gain is None else scale * gain.detach()
     turned = flat - flat.mean(dim=2, keepdim=True)
-    turned = (
-        turned.addcmul_(along[:, :, None], filters, value=-1)
-        if bool((square >= layer.eps).all())
-        else (turned - along[:, :, None] * filters * (square >= layer.eps)[:, None])
-    )
-    found: Gradients = {layer.weight: turned.mul_(factor[:, None]).view_as(gradients)}
+    turned.addcmul_((along * above)[:, :, None], filters, value=-1).mul_(factor[:, None])
+    found: Gradients = {layer.weight: turned.view_as(gradients)}
     if gain is not None:
         found[gain] = along
     if offset is not None:
-        found[offset] = flat.sum(dim=2) / math.sqrt(weight.shape[1])
+        found[offset] = flat.sum(dim=2) / math.sqrt(filters.shape[1])
     return found
 
 

@@ -17,7 +17,7 @@ from fedwon.client.training import train
 from fedwon.common.accounting import Spent
 from fedwon.common.errors import TaskFailed
 from fedwon.common.task_settings import TrainingConfig
-from fedwon.models import OffsetWSConv2d, WSConv2d, build_model
+from fedwon.models import OffsetWSConv2d, WSConv2d, WSLinear, build_model
 from tests.client.test_local_training import images_of, network
 
 NETWORKS = ("digit_cnn", "alexnet", "resnet18", "mobilenet_v2", "efficientnet_b0")
@@ -87,10 +87,13 @@ def test_convolutions_of_all_kinds(kind, more, groups):
 
 
 def test_a_filter_below_the_floor_has_its_gradient_too():
-    conv = WSConv2d(2, 2, 3).double()
+    conv, linear = WSConv2d(2, 2, 3).double(), WSLinear(8, 4).double()
     with torch.no_grad():
         conv.weight[0] = 0.5 + 1e-4 * torch.randn(2, 3, 3)
-    model = nn.Sequential(conv, nn.Flatten(), nn.Linear(8, 2).double())
+        linear.weight[1] = 0.5 + 1e-4 * torch.randn(8)
+        linear.gain[:] = torch.randn(4)
+        conv.gain[:] = torch.randn(2)
+    model = nn.Sequential(conv, nn.Flatten(), linear, nn.Linear(4, 2).double())
     inputs, labels = torch.randn(2, 2, 4, 4).double(), torch.tensor([0, 1])
     wanted = one_by_one(model, inputs, labels)
     assert_close(ExampleGradients(model).of(inputs, labels), wanted, 1e-7)
