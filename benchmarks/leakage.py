@@ -1,4 +1,4 @@
-"""What an update shows of the images in it: `python -m benchmarks.leakage [--images 12] [--json]`.
+"""What an update shows of the images in it: `python -m benchmarks.leakage [--images 12] [--only TEXT] [--json]`.
 
 A curious server has the global model, knows how the site trains, and gets its update. It attacks in two ways at once:
 
@@ -38,6 +38,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own name for it
 
 from benchmarks.paper.sets import data_home
 from fedwon.client.images import Batch
+from fedwon.client.private_training import Mechanism, planned, train_privately
 from fedwon.client.training import train
 from fedwon.common.codec.coding import decode, encode
 from fedwon.common.config import parse
@@ -68,6 +69,7 @@ class Case:
         method: as in a run.
         codec: the update's.
         noise: standard deviation of Gaussian noise on each number, as a share of the update's root mean square.
+        private: noise multiplier of private training (`privacy.examples.noise`) with `clip` 1; 0: not private.
     """
 
     images: int
@@ -76,6 +78,7 @@ class Case:
     method: str = "fedwon"
     codec: str = "plain"
     noise: float = 0.0
+    private: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -90,6 +93,9 @@ CASES: Mapping[str, Case] = {
     "1 image, 1 step, topk": Case(1, 1, codec="topk"),
     "1 image, 1 step, noise 1": Case(1, 1, noise=1.0),
     "1 image, 1 step, noise 10": Case(1, 1, noise=10.0),
+    "1 image, 1 step, private, noise 0.1": Case(1, 1, private=0.1),
+    "1 image, 1 step, private, noise 1": Case(1, 1, private=1.0),
+    "8 images, 1 step, private, noise 1": Case(8, 8, private=1.0),
     "1 image, 8 steps": Case(1, 1, epochs=8),
     "4 images, 1 step": Case(4, 4),
     "8 images, 8 steps of 1": Case(8, 1),
@@ -140,7 +146,11 @@ def update_of(case: Case, task: TaskConfig, secret: Few, seed: int) -> dict[str,
     """What the server sees: by parameter, the way from the global model to what the site sent."""
     model = network(task)
     before = record_of(model)
-    train(model, secret, task.training, batch_size=case.batch, minimum_batch=task.minimum_batch, seed=seed)  # type: ignore[arg-type]
+    if case.private:
+        plan = planned(len(secret), case.batch, task.training, case.private)
+        train_privately(model, secret, task.training, plan, Mechanism(1.0, case.private), seed=seed)  # type: ignore[arg-type]
+    else:
+        train(model, secret, task.training, batch_size=case.batch, minimum_batch=task.minimum_batch, seed=seed)  # type: ignore[arg-type]
     sent = record_of(model)
     if case.codec != "plain":
         parts, _ = encode(sent, before, case.codec, f"{seed}", ArrayRecord())
@@ -275,11 +285,13 @@ def play(case: Case, seed: int) -> tuple[dict[str, Any], Tensor, Tensor]:
     return row, secret.pixels, found
 
 
-def measure(least: int) -> tuple[dict[str, list[dict[str, Any]]], dict[str, tuple[Tensor, Tensor]]]:
-    """Play every case until it has so many images, seed by seed; the pictures are of the first ones."""
+def measure(least: int, only: str) -> tuple[dict[str, list[dict[str, Any]]], dict[str, tuple[Tensor, Tensor]]]:
+    """Play every case whose name holds a text until it has so many images; the pictures are of the first ones."""
     rows: dict[str, list[dict[str, Any]]] = {}
     pictures = {}
     for name, case in CASES.items():
+        if only not in name:
+            continue
         played = [play(case, seed) for seed in range(1, -(-least // case.images) + 1)]
         rows[name] = [row for row, *_ in played]
         originals, found = (torch.cat([one[part] for one in played])[:SHOWN] for part in (1, 2))
@@ -316,14 +328,19 @@ def main() -> None:
     """Attack, keep, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=12, help="of each case, at least")
+    parser.add_argument("--only", default="", help="only cases whose name holds this text; the others stay as kept")
     parser.add_argument("--keep", type=Path, default=RESULT)
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows, pictures = measure(chosen.images)
+    rows, pictures = measure(chosen.images, chosen.only)
+    if chosen.only and chosen.keep.exists():
+        kept = json.loads(chosen.keep.read_text(encoding="utf-8"))["cases"] | rows
+        rows = {name: kept[name] for name in CASES if name in kept}
     result = {"cases": rows, "iterations": ITERATIONS, "versions": versions()}
     chosen.keep.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draw(pictures, PICTURE if chosen.keep == RESULT else chosen.keep.with_suffix(".png"))
+    picture = PICTURE if chosen.keep == RESULT else chosen.keep.with_suffix(".png")
+    draw(pictures, picture.with_stem(f"{picture.stem}-{chosen.only}") if chosen.only else picture)
     print(json.dumps(result) if chosen.json else page(rows))
 
 

@@ -26,10 +26,11 @@ from fedwon.client import local_state
 from fedwon.client.data import survey
 from fedwon.client.listing import PARTS
 from fedwon.client.opening import Notes, SiteData, open_site
+from fedwon.client.privacy_ledger import Ledger
 from fedwon.client.secure import SHORTENED, answer_queries, masking_of
 from fedwon.client.sending import ARRAYS, encoded
 from fedwon.client.site import SITE, Site
-from fedwon.client.training import EVALUATION_BATCH, Evaluation, evaluate, train
+from fedwon.client.training import EVALUATION_BATCH, Evaluation, TrainingOutcome, evaluate, train
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
@@ -58,7 +59,7 @@ def train_message(message: Message, context: Context) -> Message:
         A reply with `arrays` (parameters and buffers, without what stays at the site; as the codec writes them that the
         message asks for, which `traffic` then names; or masked, where it asks for that), `metrics` (num-examples,
         train-loss, train-seconds, steps, clipped-fraction, validation-loss, validation-correct, validation-examples,
-        corrupt-images) and `notes`.
+        corrupt-images; of private training privacy-epsilon in place of train-loss) and `notes`.
 
     Raises:
         FedwonError: the task, the site's configuration or its data cannot be used, or training failed.
@@ -66,17 +67,11 @@ def train_message(message: Message, context: Context) -> Message:
     """
     site, task, data, model, local = _prepare(message, context, newest=-1)
     masking = masking_of(message, context, site.name)
+    ledger = Ledger(site, context.state)
+    ledger.permit(task)
     with _opened.forgetting(site):
         before = evaluate(model, data.validation, batch_size=_at_once(site))
-        outcome = train(
-            model,
-            data.train,
-            task.training,
-            batch_size=site.config.batch_size or task.training.batch_size,
-            minimum_batch=task.minimum_batch,
-            seed=derive_seed(task.seed, site.name, task.round),
-            frozen_statistics=task.frozen_statistics,
-        )
+        outcome, shown = _trained(site, task, data, model, ledger)
     if local:
         own = record_of(model, without=model.state_dict().keys() - local)
         local_state.remember(context.state, task.run, task.round, own)
@@ -84,10 +79,10 @@ def train_message(message: Message, context: Context) -> Message:
         standardize_weights(model)
     metrics: dict[str, int | float] = {
         "num-examples": outcome.examples,
-        "train-loss": outcome.loss,
         "train-seconds": outcome.seconds,
         "steps": outcome.steps,
         "clipped-fraction": outcome.clipped_fraction,
+        **shown,
         **_measures("validation", before),
         "corrupt-images": len(data.notes.corrupt),
     }
@@ -143,6 +138,33 @@ def survey_message(message: Message, context: Context) -> Message:
     parts: dict[str, list[int]] = {part: [rows[name][part] for name in rows] for part in PARTS}
     told = ConfigRecord({"name": site.name, "version": VERSION, "classes": list(rows), **parts})
     return Message(RecordDict({SITE: told}), reply_to=message)
+
+
+def _trained(
+    site: Site, task: TaskConfig, data: SiteData, model: nn.Module, ledger: Ledger
+) -> tuple[TrainingOutcome, dict[str, float]]:
+    """Train as the task says; returns what it came to, and what of it may be told beside the rest."""
+    batch_size = site.config.batch_size or task.training.batch_size
+    seed = derive_seed(task.seed, site.name, task.round)
+    if (noise := task.privacy.noise) is not None:
+        # only who trains privately needs Opacus
+        from fedwon.client.private_training import Mechanism, planned, train_privately
+
+        plan = planned(len(data.train), batch_size, task.training, noise)
+        epsilon = ledger.charge(task, plan)
+        mechanism = Mechanism(task.privacy.clip, noise)
+        outcome = train_privately(model, data.train, task.training, plan, mechanism, seed=seed)
+        return outcome, {"privacy-epsilon": epsilon}
+    outcome = train(
+        model,
+        data.train,
+        task.training,
+        batch_size=batch_size,
+        minimum_batch=task.minimum_batch,
+        seed=seed,
+        frozen_statistics=task.frozen_statistics,
+    )
+    return outcome, {"train-loss": outcome.loss}
 
 
 def derive_seed(seed: int, site: str, server_round: int) -> int:

@@ -10,9 +10,12 @@ from fedwon.client.limits import LimitsConfig
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 from fedwon.common.gates import Gates
+from fedwon.common.privacy_settings import DELTA, Delta
 
 ADDRESS = r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 """`host:port`, or `[address]:port` for IPv6."""
+LEDGER = "privacy.json"
+"""File in a site's folder: what private training has cost."""
 
 
 class DataConfig(Settings):
@@ -27,6 +30,21 @@ class DataConfig(Settings):
     """Decoded and resized images are kept in memory up to so many megabytes."""
 
 
+class SitePrivacyRules(Settings):
+    """What this site asks of training on its images: differential privacy ([privacy](privacy.md))."""
+
+    least_noise: float | None = Field(default=None, gt=0)
+    """A task with a lower noise multiplier, or with none, is given back; empty: any."""
+    most_epsilon: float | None = Field(default=None, gt=0)
+    """What all runs together may cost at this site, at `delta`. A task that would cost more is given back, and so is
+    one without noise. Empty: no limit."""
+    delta: Delta = DELTA
+    """Delta of `most_epsilon`; well below 1 over the site's images."""
+    ledger: str | None = None
+    """File in which the site keeps what was spent; relative paths start at client.yaml. Empty: `privacy.json`; in a
+    simulation: none."""
+
+
 class SiteConfig(Settings):
     """How a site works, whatever brings it its tasks: fedwon's link, a simulation, or Flower's own SuperNode."""
 
@@ -39,6 +57,8 @@ class SiteConfig(Settings):
     circle: str | None = None
     """A file with a secret that the sites of the federation share and its server does not have: this site then masks
     its updates (docs/secure-aggregation.md) among sites that know it. Empty: among all."""
+    privacy: SitePrivacyRules = SitePrivacyRules()
+    """What this site asks of training on its images."""
 
     def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
         """Return what Flower hands a ClientApp about its node: these settings, flat.
@@ -79,3 +99,7 @@ class ClientConfig(SiteConfig, LinkConfig):
     """What this site lets the server ask of it; a task beyond it is given back with the reason."""
     gates: Gates = Gates()
     """What a release must reach here before the line uses it, besides what the operator asks for."""
+
+    def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
+        """Return what Flower hands an app about its node; a site of a server keeps its ledger in a file."""
+        return {"privacy.ledger": LEDGER, **super().for_node(site, base)}

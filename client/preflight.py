@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from fedwon.client.attendance import Attendance
-from fedwon.client.config import ClientConfig
+from fedwon.client.config import LEDGER, ClientConfig, SitePrivacyRules
 from fedwon.client.data import Survey, survey
 from fedwon.client.enrolment import open_channel
 from fedwon.client.handshake import shake_hands
@@ -68,6 +68,9 @@ def preflight(config: ClientConfig, folder: Path) -> list[Finding]:
         ("disk", lambda: _disk(folder)),
         ("server", lambda: asyncio.run(_server(config.server, folder))),
     ]
+    ledger = folder / (config.privacy.ledger or LEDGER)
+    if ledger.exists() or config.privacy != SitePrivacyRules():
+        looks.append(("privacy", lambda: _privacy(ledger, config.privacy)))
     attendance = Attendance(config.schedule, folder, lambda _: None)
     if attendance.to_wire() is not None:
         looks.append(
@@ -90,6 +93,12 @@ def _images(found: Survey) -> str:
     total = sum(sum(parts.values()) for parts in counts.values())
     classes = ", ".join(f"{name} {sum(parts.values())}" for name, parts in counts.items())
     return f"{total} images in {len(counts)} classes: {classes}"
+
+
+def _privacy(ledger: Path, rules: SitePrivacyRules) -> str:
+    from fedwon.client.privacy_ledger import spent_in_words  # with Opacus, for sites that train privately
+
+    return spent_in_words(ledger, rules)
 
 
 def _certificate(folder: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -101,7 +101,7 @@ def train(
     """
     sizes = batch_sizes(len(images), batch_size, minimum_batch)
     total = training.steps or training.epochs * len(sizes)
-    stepper = _Stepper(model, training)
+    stepper = Stepper(model, training)
     started = time.monotonic()
     loss_sum = seen = 0.0
     clipped = 0.0
@@ -201,8 +201,13 @@ def evaluate(model: nn.Module, images: ImageSet, *, batch_size: int = EVALUATION
     )
 
 
-class _Stepper:
-    """Takes optimizer steps and keeps what they need in between."""
+class Stepper:
+    """Takes optimizer steps and keeps what they need in between.
+
+    Args:
+        model: the network.
+        training: as of `train`.
+    """
 
     def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
         self.model = model
@@ -224,10 +229,19 @@ class _Stepper:
         value = loss.item()
         if math.isfinite(value):
             loss.backward()  # type: ignore[no-untyped-call]
-            self._pull_to_anchor()
-            self.clipped = self.clipping.clip() if self.clipping else 0.0
-            self.optimizer.step()
+            self._move()
         return value
+
+    def move(self, gradients: Iterable[Tensor]) -> None:
+        """Take one step by these gradients, one a parameter."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._move()
+
+    def _move(self) -> None:
+        self._pull_to_anchor()
+        self.clipped = self.clipping.clip() if self.clipping else 0.0
+        self.optimizer.step()
 
     def _pull_to_anchor(self) -> None:
         """Add the gradient of mu/2 * ||w - w_global||^2, which is cheaper than to differentiate it."""

@@ -43,9 +43,10 @@
     │   ├── ReleaseMissing   91  no such release, or none in use at this site
     │   ├── UntrustedRelease 92  a release that the federation did not sign as it is now
     │   └── NotReleasable    93  a model that must not become a release, or a release that must not be handed out
-    └── SecureError         100  secure aggregation that cannot go on
-        ├── UnsafeRequest   101  a request that would uncover a site's update
-        └── NotASum         102  masked updates that do not add up to what they can
+    ├── SecureError         100  secure aggregation that cannot go on
+    │   ├── UnsafeRequest   101  a request that would uncover a site's update
+    │   └── NotASum         102  masked updates that do not add up to what they can
+    └── PrivacySpent        103  a task that would cost more privacy than the run or the site allows
 
 The number is the exit code of the command that ends with the error. Each class has a page of the name `slug` in
 `docs/errors/`. A message says what is wrong and where; `hint` says what to do next.
@@ -391,6 +392,16 @@ class NotASum(SecureError):
 
     code, slug = 102, "not-a-sum"
     default_hint = "The model is untouched. docs/secure-aggregation.md says how to find the site that is at fault."
+
+
+class PrivacySpent(FedwonError):
+    """A task that would cost more privacy than the run or the site allows."""
+
+    code, slug = 103, "privacy-spent"
+    default_hint = (
+        "More noise, fewer steps or a smaller batch cost less (`privacy.examples` in the run); what is spent stays "
+        "spent. The site's own limit is `privacy.most_epsilon` in client.yaml."
+    )
 
 
 def all_errors() -> list[type[FedwonError]]:

@@ -127,6 +127,9 @@ class Manifest(_Signed):
     """Images that each site had: site, class, part."""
     parity: dict[str, Parity]
     """By ONNX file."""
+    privacy: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What the run had cost in differential privacy when the release was made: `sites` and `examples`, each with noise,
+    clip, delta, the highest epsilon and epsilon by site; empty for a run without."""
     files: dict[str, ReleasedFile] = Field(min_length=1)
     """Every file but the manifest and its signature."""
 

@@ -16,6 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from fedwon.common.codec import PLAIN, Down, Up
 from fedwon.common.config import Settings, flatten, parse, unflatten
 from fedwon.common.methods import METHODS, Keeps, Method, MethodName, Normalization
+from fedwon.common.privacy_settings import ExamplePrivacyConfig, PrivacyConfig
+from fedwon.common.private_runs import check_private_examples, check_private_sites, made_private
 from fedwon.common.recipes import RECIPES, RecipeName
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 
@@ -227,6 +229,8 @@ class RunConfig(Settings):
     """Bytes on the wire."""
     retention: RetentionConfig = RetentionConfig()
     """What stays on the server's disk."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Differential privacy."""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -279,6 +283,16 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _privacy_holds(self) -> Self:
+        """Each rule is one that epsilon would not hold without; what is left out becomes what it needs."""
+        check_private_examples(self.privacy.examples, self.method)
+        if self.privacy.sites.noise is not None:
+            check_private_sites(self.privacy.sites, self.method, self.rounds)
+            for group in ("aggregation", "admission", "participation"):
+                object.__setattr__(self, group, made_private(group, getattr(self, group)))  # nobody else saw it yet
+        return self
+
+    @model_validator(mode="after")
     def _standardized_weights_are_fedwons(self) -> Self:
         ablation = self.model.ablation
         asked = {
@@ -314,6 +328,9 @@ class RunConfig(Settings):
             "`participation.late_rounds`: masked updates are never late; leave it out": who.late_rounds > 0,
             f"rounds of {asked} sites, three are the fewest; raise `participation.minimum` or `fraction`": asked < 3,
             "`participation.quorum: 1`: the sum of one update is that update": who.quorum == 1,
+            "`privacy.sites`, for which the server shortens each site's own update; leave it out": (
+                self.privacy.sites.noise is not None
+            ),
         }
         for what, is_so in wrong.items():
             if is_so:
@@ -357,6 +374,8 @@ _LATER: Mapping[str, object] = MappingProxyType(
         "model.linear": "plain",
         "model.dropout": 0.0,
         "model.skip_gain": 0.0,
+        "privacy.clip": 1.0,
+        "privacy.delta": 1e-5,
     }
 )
 """Settings of a task that version 0.1's sites do not know, and what these do."""
@@ -387,6 +406,8 @@ class TaskConfig(Settings):
     """What of the network stays at the site."""
     frozen_statistics: bool = False
     """Train with the running statistics of normalization layers, and leave these as they are."""
+    privacy: ExamplePrivacyConfig = ExamplePrivacyConfig()
+    """Privacy of single images."""
 
     @classmethod
     def of(cls, config: RunConfig, *, run: str, server_round: int, classes: tuple[str, ...]) -> TaskConfig:
@@ -406,6 +427,7 @@ class TaskConfig(Settings):
             training=training,
             keeps=config.rules.keeps,
             frozen_statistics=server_round > config.rounds * config.rules.freezes_after,
+            privacy=config.privacy.examples,
         )
 
     def flat(self) -> dict[str, Any]:

@@ -170,7 +170,8 @@ class Answers:
         looks = self._rules.replays and len(record) > 0  # of a method that shares nothing, all updates are alike
         earlier = known.earlier(site, record.blob.digest, round_of(task)) if looks else None
         rules = self._run.config.aggregation
-        alone = rules.rule if rules.needs_single_sites else ""
+        private = self._run.config.privacy.sites.noise is not None  # the bound is on one site's update
+        alone = rules.rule if rules.needs_single_sites else "privacy.sites" if private else ""
         return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier, alone)
 
     def _refuse(

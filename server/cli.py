@@ -31,6 +31,7 @@ from fedwon.server import (
 from fedwon.server.cli_identity import register, sites_app
 from fedwon.server.config import ServerConfig
 from fedwon.server.options import HOME, AsJson, Folder
+from fedwon.server.privacy_spent import in_words
 from fedwon.server.serving import CONFIG_NAME, Home
 
 app = typer.Typer(
@@ -166,6 +167,8 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     for run in runs:
         if run["reason"] and run["state"] != "finished":
             typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
+        for line in in_words(run["run"], run["privacy"]):
+            typer.echo(line)
 
 
 @app.command()

@@ -24,8 +24,9 @@ from fedwon.server.aggregation import Update, average, weigh
 WEIGHT = "num-examples"
 COUNTS = ("-examples", "-correct", "-images")
 """Endings of numbers that add up; so do `steps`."""
-LONGEST = "train-seconds"
-"""Sites work side by side: together they take as long as the slowest."""
+LARGEST = frozenset({"train-seconds", "privacy-epsilon"})
+"""Numbers of which the largest counts: sites work side by side, and together they take as long as the slowest; and a
+promise of privacy is as good as the worst."""
 MOST = 2**53
 """Counts beyond are no counts; whatever sites declare, what goes up fits the wire."""
 
@@ -85,7 +86,7 @@ def _together(name: str, answers: Sequence[Mapping[str, float]]) -> float:
     values = [answer[name] for answer in answers]
     if name == "steps" or name.endswith(COUNTS):
         return min(sum(map(int, values)), MOST)
-    if name == LONGEST:
+    if name in LARGEST:
         return max(values)
     part = name.split("-", maxsplit=1)[0]
     key = f"{part}-examples" if part in PARTS else WEIGHT

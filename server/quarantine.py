@@ -163,6 +163,11 @@ def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
         raise StaysRefused(f"Run {row.run} has finished: there is no next round in which {row.task} could count.")
     if not _path(row, root).is_file():
         raise StaysRefused(f"The file of {row.task} is not kept any more (`run.retention.refused`, `refused_mb`).")
+    if run.config.privacy.sites.noise is not None:
+        raise StaysRefused(
+            f"The update {row.task} cannot count: run {row.run} promises privacy of whole sites, and its site would be "
+            "in one average twice."
+        )
     try:
         run.model(row.round - 1)
     except RunMissing:

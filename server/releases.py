@@ -38,12 +38,13 @@ from fedwon.common.system_errors import storage_error
 from fedwon.common.version import VERSION
 from fedwon.server.auditing import operator
 from fedwon.server.evaluation import score_of
+from fedwon.server.privacy_spent import spent
 from fedwon.server.release_wish import Wish
 from fedwon.server.retention import best_round, validation_scores
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home
 from fedwon.server.shelves import FOLDER, list_releases
-from fedwon.server.store import MetricRow, Site, TaskRow, now
+from fedwon.server.store import MetricRow, RunRow, Site, TaskRow, now
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def _of_run(home: Home, run: Run, number: int) -> dict[str, Any]:
         measured = session.scalars(select(MetricRow).where(MetricRow.run == run.id, MetricRow.round == number)).all()
         asked = set(session.scalars(select(TaskRow.site).where(TaskRow.run == run.id).distinct()))
         data = {site.name: site.data or {} for site in session.scalars(select(Site).order_by(Site.name))}
+        itself = session.get_one(RunRow, run.id)
     by_site: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for row in measured:
         by_site[row.site][row.key] = row.value
@@ -179,6 +181,7 @@ def _of_run(home: Home, run: Run, number: int) -> dict[str, Any]:
         "configuration": hashlib.sha256(settings.encode()).hexdigest(),
         "metrics": {site: score for site in sorted(by_site) if (score := _score(site, by_site[site])) is not None},
         "data": {site: counts for site, counts in data.items() if site in asked},
+        "privacy": spent(itself.config, itself.privacy),
     }
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
+from fedwon.server import privacy_spent
 from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
@@ -58,6 +59,7 @@ def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
         "wish": row.wish if under_way else "",
         "waiting_for": sorted(task.site for task in open_tasks) if under_way else [],
         "scores": _scores(session, row.id),
+        "privacy": privacy_spent.spent(row.config, row.privacy),
     }
 
 

@@ -10,15 +10,15 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 from flwr.app import ArrayRecord
 
 from fedwon.common.run_config import AggregationConfig
-from fedwon.server.aggregation import Averaged, Update, shares
+from fedwon.server.aggregation import Update, shares
 from fedwon.server.aggregation import average as mean
-from fedwon.server.column_rules import Row, by_column, closest_to_median, median, trimmed_mean
-from fedwon.server.differences import Block, Change, blocks, floating, norm
+from fedwon.server.column_rules import by_column, closest_to_median, median, trimmed_mean
+from fedwon.server.differences import Change, norm
 from fedwon.server.krum import choose_nearest
+from fedwon.server.shortening import shortened_mean
 
 Types = Mapping[str, str]
 
@@ -95,24 +95,7 @@ def _norm_clipping(
     if min(factors) == 1.0:
         return _mean(updates, starts, rules, types)
     portions = shares(updates, rules.weights, rules.weight_cap, rules.staleness)
-    result = ArrayRecord()
-    for name, first in updates[0].record.items():
-        if not floating(first):
-            result[name] = Averaged(first.numpy())
-            continue
-        made = np.empty(int(np.prod(first.shape, dtype=np.int64)), dtype=types[name])
-        tensors, bases = [update.record[name] for update in updates], [start[name] for start in starts]
-        for (span, moved), (_, begun) in zip(blocks(tensors, bases), blocks(bases), strict=True):
-            made[span] = _shortened(moved, begun, portions, factors)
-        result[name] = Averaged(made.reshape(first.shape))
-    return result
-
-
-def _shortened(moved: Block, begun: Block, portions: Sequence[float], factors: Sequence[float]) -> Row:
-    total = np.zeros(moved.shape[1])
-    for step, base, portion, factor in zip(moved, begun, portions, factors, strict=True):
-        total += portion * (base + factor * step if factor else base)
-    return total
+    return shortened_mean(updates, starts, portions, factors, types)
 
 
 _RULES: Mapping[str, Callable[[Sequence[Update], Sequence[ArrayRecord], AggregationConfig, Types], ArrayRecord]] = {

@@ -9,9 +9,10 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from flwr.app import ArrayRecord
 
@@ -26,9 +27,12 @@ from fedwon.common.version import VERSION
 from fedwon.server.bookkeeping import Bookkeeping
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
+from fedwon.server.privacy_spent import add_round
 from fedwon.server.retention import let_go, prune_quarantine
 from fedwon.server.starting import initial_weights
 from fedwon.server.store import RunRow, Store, newest_runs, now
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Run(Bookkeeping):
@@ -170,6 +174,8 @@ class Run(Bookkeeping):
         sites: Sequence[str],
         delta: ArrayRecord | None = None,
         averaged: Iterable[str] = (),
+        releases: Mapping[str, int] = NOTHING,
+        told: Mapping[str, float] = NOTHING,
     ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
@@ -182,6 +188,8 @@ class Run(Bookkeeping):
             sites: whose updates are in it.
             delta: what makes it of the model before, in a codec.
             averaged: the tasks that these updates came of.
+            releases: what it cost in privacy of whole sites: see `fedwon.server.privacy_spent`.
+            told: what it cost in privacy of single images, by site.
 
         Returns:
             The model as it stands on the disk.
@@ -195,6 +203,7 @@ class Run(Bookkeeping):
         with self.together() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
             self.averaged(averaged)
+            add_round(session.get_one(RunRow, self.id), releases, told)
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
         let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)

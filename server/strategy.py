@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -28,9 +29,11 @@ from fedwon.models import local_names
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted
 from fedwon.server.naming import listed
+from fedwon.server.privacy_spent import EPSILON
+from fedwon.server.private_mean import private_mean, releases_of
 from fedwon.server.robust import aggregate
 from fedwon.server.runs import Run
-from fedwon.server.site_grid import SiteGrid, node_id_of
+from fedwon.server.site_grid import SiteGrid, metrics_of, node_id_of
 from fedwon.server.suspension import suspended
 from fedwon.server.wishes import HELD, PAUSE, STOP
 
@@ -50,6 +53,12 @@ def choose(sites: Sequence[str], fraction: float, seed: int, number: int) -> lis
     """
     count = max(1, round(fraction * len(sites)))
     return sorted(random.Random(f"{seed}/{number}").sample(sorted(sites), count))
+
+
+def _epsilon(answer: Accepted) -> float | None:
+    """What a site says its images' privacy has cost in this run."""
+    told = metrics_of(answer.metrics).get(EPSILON)
+    return None if told is None else float(told)
 
 
 class FedWon(FedAvg):
@@ -273,22 +282,28 @@ class FedWon(FedAvg):
 
     def _averaged(self, counting: Sequence[Accepted]) -> ArrayRecord:
         """Make the updates of a round one."""
-        settings, updates = self.tracked.config.aggregation, [one.update for one in counting]
+        config, updates = self.tracked.config, [one.update for one in counting]
         types = {name: array.dtype for name, array in self._reference.items()}
-        return aggregate(updates, [one.start for one in counting], settings, types)
+        starts = [one.start for one in counting]
+        if config.privacy.sites.noise is not None:
+            return private_mean(updates, starts, config.privacy.sites, types)
+        return aggregate(updates, starts, config.aggregation, types)
 
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:
         counting = [accepted[key] for key in sorted(accepted)]
         sites = sorted({one.update.site for one in counting})
-        averaged = self._averaged(counting)
+        averaged, private = self._averaged(counting), self.tracked.config.privacy.sites.noise is not None
+        releases = releases_of([one.update for one in counting]) if private else {}
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         whole, delta = self._as_sites_get_it(number, whole)
         seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
-        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta)
+        told = {one.update.site: epsilon for one in counting if (epsilon := _epsilon(one)) is not None}
+        costs: dict[str, Any] = {"releases": releases, "told": told}
+        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta, **costs)
         self._announce(number, stored)
         self._close(number, missing)
         return stored, metrics

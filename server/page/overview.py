@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -89,6 +89,7 @@ class RunView:
         model: the newest model's file, from the server's folder.
         accuracies: the newest of each site that was not revoked, 0 to 1.
         wish: the operator's: "", "pause" or "stop".
+        privacy: what it has cost, as `privacy_spent.spent` has it.
     """
 
     id: str
@@ -102,6 +103,7 @@ class RunView:
     model: str
     accuracies: Mapping[str, float]
     wish: str = ""
+    privacy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:
@@ -202,6 +204,7 @@ def _run(row: Mapping[str, Any], revoked: Collection[str]) -> RunView:
         model=row["model"] or "",
         accuracies=accuracies,
         wish=row["wish"],
+        privacy=row["privacy"],
     )
 
 

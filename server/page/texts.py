@@ -105,6 +105,9 @@ class Texts:
     rounds: str
     round: str
     began: str
+    privacy_sites: str
+    privacy_examples: str
+    privacy_spent: str
     ended: str
     model: str
     seconds: str

@@ -272,6 +272,7 @@ def test_masked_updates_leave_out_what_needs_single_ones():
         ({"participation": {"minimum": 2, "quorum": 2}}, "cannot have rounds of 2 sites, three are the fewest"),
         ({"participation": {"minimum": 8, "fraction": 0.25, "quorum": 2}}, "cannot have rounds of 2 sites"),
         ({"participation": {"quorum": 1}}, "cannot have `participation.quorum: 1`"),
+        ({"privacy": {"sites": {"noise": 5.0}}}, "cannot have `privacy.sites`"),
     ],
 )
 def test_what_cannot_be_with_masked_updates(changes, said):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.e2e.faults import change_site
 
 
@@ -18,3 +20,19 @@ def test_a_task_beyond_a_sites_limits_is_given_back_and_the_run_goes_on_without_
         site.end()
     assert len(fleet.digests()) == 2
     assert "task failed: This site sends no update of fewer than 10000 steps" in paper.text()
+
+
+def test_a_site_trains_privately_until_its_own_budget_ends(fleets):
+    fleet = fleets(rounds=3, participation={"minimum": 2, "quorum": 1}, privacy={"examples": {"noise": 2.0}})
+    folders = {name: fleet.site(name) for name in ("paper", "metal")}
+    change_site(folders["metal"], privacy={"most_epsilon": 2.5})
+    server = fleet.start_server()
+    sites = [fleet.start_site(name, "--until-finished") for name in folders]
+    server.wait_says("no update from metal: privacy-spent: With this task all runs together would have cost epsilon")
+    server.end()
+    for site in sites:
+        site.end()
+    assert len(fleet.digests()) == 4
+    steps = {name: json.loads((folder / "privacy.json").read_text())["rows"] for name, folder in folders.items()}
+    assert len(steps["paper"]) == 1
+    assert sum(row["steps"] for row in steps["metal"]) < steps["paper"][0]["steps"]

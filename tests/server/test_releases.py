@@ -32,6 +32,7 @@ from fedwon.server.release_wish import Wish
 from fedwon.server.releases import make_release
 from fedwon.server.shelves import find_release, list_releases
 from tests.server.release_kit import commit, make_home, make_run, photographs
+from tests.server.server_kit import small_run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_it_says_what_it_is_and_where_it_comes_from(released):
     assert manifest.preprocessing == run.config.images
     assert manifest.metrics["left"].accuracy == 0.5
     assert manifest.data == {"left": {name: {"train": 8, "validation": 2, "test": 0} for name in run.classes}}
+    assert manifest.privacy == {}
     assert {"fedwon", "torch", "onnx", "onnxruntime"} <= manifest.versions.keys()
     assert manifest.parity[ONNX].images == 12
     assert manifest.parity[ONNX].same_class == 12
@@ -195,6 +197,18 @@ def test_rounds_and_names(released):
     with pytest.raises(ReleaseMissing, match=release.manifest.name):
         find_release(home, "none")
     assert find_release(home, release.manifest.name) == release
+
+
+def test_it_says_what_its_run_cost_in_privacy(tmp_path):
+    home = make_home(tmp_path / "server")
+    plain = small_run().model_dump(mode="json", exclude={"aggregation", "admission"})
+    config = RunConfig.model_validate({**plain, "privacy": {"sites": {"noise": 2.0}}})
+    run = make_run(home, config=config)
+    run.commit(3, run.last()[1], seconds=1.0, sites=["left"], releases={"left": 3})
+    manifest = make_release(home, Wish(images=photographs(tmp_path / "images", 3))).manifest
+    assert manifest.privacy["sites"]["by_site"] == {"left": config.privacy.sites.epsilon(3)}
+    assert manifest.privacy["sites"]["noise"] == 2.0
+    home.store.close()
 
 
 def test_the_best_round_and_the_release_before(tmp_path):

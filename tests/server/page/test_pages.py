@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from sqlalchemy import update
 
+from fedwon.common.run_config import RunConfig
 from fedwon.server import availability, sites, standing
 from fedwon.server.availability import Availability
 from fedwon.server.page.curves import APART, chart, floor_of, spark
@@ -177,6 +178,17 @@ def test_a_site_and_a_run_of_their_own(browser, home, run):
     assert "No round has been committed yet." in shown(page)
     commit(run, 1)
     assert "1.5" in shown(browser.get(f"/runs/{run.id}"))
+    assert "Privacy" not in shown(browser.get(f"/runs/{run.id}"))
+
+
+def test_what_a_run_costs_in_privacy(browser, home):
+    asked = {"examples": {"noise": 1.0}, "sites": {"noise": 2.0, "delta": 1e-3}}
+    config = RunConfig.model_validate({"privacy": asked, "classes": CLASSES})
+    run = Run.create(home.store, home.folder, config, CLASSES)
+    run.commit(1, run.last()[1], seconds=1.0, sites=("a",), releases={"a": 1}, told={"a": 1.234})
+    page = shown(browser.get(f"/runs/{run.id}"))
+    assert f"Privacy of a site epsilon {config.privacy.sites.epsilon(1):.3g} at delta 0.001" in page
+    assert "Privacy of an image, as sites say epsilon 1.23 at delta 1e-05" in page
 
 
 @pytest.mark.parametrize("path", ["/sites/nobody", "/runs/none", "/elsewhere", "/sites/a/b"])
