@@ -149,7 +149,6 @@ class Actions:
             return self._renderer.message(request, error.message, error.hint, 404)
         return RedirectResponse(f"/sites/{quote(name, safe='')}?done=revoke", 303)
 
-
     def _suspend(self, request: Request, login: Login, form: Form) -> Response:
         name = str(request.path_params["name"])
         suspend(self._home.store, name, reason_in(form), actor=login.name)

@@ -1,4 +1,4 @@
-"""The page of releases: what there is, what each line uses and answered, and the orders to promote, hold and go back."""
+"""The page of releases: what there is, what each line uses and said, and the orders to promote, hold and go back."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import numpy as np
 import torch
@@ -74,6 +75,14 @@ def shelve(home, run: Run, name: str, *, correct: int = 3):
     return place
 
 
+def shelve_again(home, release, name: str) -> None:
+    """The same release under another name, signed as well."""
+    place = shutil.copytree(release.folder, home.folder / FOLDER / name)
+    content = release.manifest.model_copy(update={"name": name, "made": now().isoformat()}).model_dump_json().encode()
+    (place / MANIFEST).write_bytes(content)
+    (place / SIGNATURE).write_bytes(sign(content, home.authority.key))
+
+
 def photographs(folder, count=12, size=(40, 30)):
     """A folder of images that are no noise."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,4 +93,4 @@ def photographs(folder, count=12, size=(40, 30)):
     return folder
 
 
-__all__ = ["CLASSES", "commit", "make_home", "make_run", "photographs", "shelve"]
+__all__ = ["CLASSES", "commit", "make_home", "make_run", "photographs", "shelve", "shelve_again"]
