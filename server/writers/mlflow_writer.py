@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
+import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedwon.common.version import VERSION
+from fedwon.server.store import MIGRATING
 from fedwon.server.writers.config import MlflowConfig
 from fedwon.server.writers.figures import RoundFigures, RunFacts
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 OUR_RUN = "fedwon.run"
 """The tag by which a run is found again whose name there could not be noted."""
+FILE = "sqlite:///"
 STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 LONGEST_PARAMETER = 6000
 """Characters that MLflow keeps of a parameter."""
@@ -49,7 +54,7 @@ class MlflowWriter:
 
     def __init__(self, config: MlflowConfig, root: Path, federation: str) -> None:
         self._local = root.resolve() if config.uri is None else None
-        self._uri = config.uri or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+        self._uri = config.uri or f"{FILE}{root.resolve() / 'mlflow.db'}"
         self._experiment = config.experiment or federation
         self.place = f"{self._uri} {self._experiment}"
         self._client: MlflowClient | None = None
@@ -99,10 +104,18 @@ class MlflowWriter:
     def _opened(self) -> MlflowClient:
         if self._client is None:
             os.environ.update(SETTINGS)
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            for talkative in ("mlflow", "alembic"):
+                logging.getLogger(talkative).setLevel(logging.WARNING)
+            warnings.filterwarnings("ignore", module="mlflow")  # about its own insides
             from mlflow import MlflowClient
 
-            self._client = MlflowClient(tracking_uri=self._uri)
+            if self._uri.startswith(FILE):
+                _check_file(self._uri.removeprefix(FILE))
+                with MIGRATING:  # a new database file gets its tables
+                    self._client = MlflowClient(tracking_uri=self._uri)
+                    self._client.search_experiments(max_results=1)
+            else:
+                self._client = MlflowClient(tracking_uri=self._uri)
         return self._client
 
     def _found(self, client: MlflowClient, facts: RunFacts) -> str:
@@ -122,6 +135,17 @@ class MlflowWriter:
 
     def _has(self, client: MlflowClient, key: str, step: int) -> bool:
         return any(metric.step == step for metric in client.get_metric_history(self._run, key))
+
+
+def _check_file(path: str) -> None:
+    """See that a database file can be written: MLflow itself would try for minutes before it says that it cannot.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot.
+    """
+    with closing(sqlite3.connect(path, timeout=10)) as opened:
+        opened.execute("begin immediate")
+        opened.rollback()
 
 
 def _parameter(key: str, value: str) -> Any:

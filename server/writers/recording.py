@@ -106,6 +106,8 @@ class Recorder:
             last = self._ended.is_set()
             self._wake.clear()
             self._try()
+            if self._failing or last:
+                self._close()
             if last:
                 return
 
@@ -125,8 +127,6 @@ class Recorder:
             if self._failing:
                 logger.info("%s works again; %d rounds were written", name, written)
             self._failing = False
-        if self._failing or self._ended.is_set():
-            self._close()
 
     def _close(self) -> None:
         self._open = ""
