@@ -1,4 +1,4 @@
-"""A database of MLflow's, made once: its hundred migrations take seconds."""
+"""A server's folder with a database of MLflow's in it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ import shutil
 
 import pytest
 
-from fedwon.server.writers.config import MlflowConfig
-from fedwon.server.writers.mlflow_writer import MlflowWriter
 from tests.server.server_kit import make_home
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    place = tmp_path_factory.mktemp("mlflow")
-    MlflowWriter(MlflowConfig(), place, "none")._opened()
-    return place / "mlflow.db"
 
 
 @pytest.fixture
