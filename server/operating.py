@@ -29,6 +29,7 @@ from fedwon.server.open_files import allow_open_files
 from fedwon.server.page.hosting import page_beside
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
+from fedwon.server.tracing import traced, traces_of
 from fedwon.server.writers.choosing import recorders_of
 from fedwon.server.writers.recording import recording
 
@@ -54,11 +55,11 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
     """
     rules = Run.unfinished(home.store, home.folder).config.participation if resume else config.participation
 
-    recorders = recorders_of(home)
+    recorders, traces = recorders_of(home), traces_of(home)
 
     def _work(grid: GrpcGrid) -> Outcome:
-        with recording(recorders) as writers:
-            heard_by = [*listeners, _tell_manager, *writers]
+        with recording(recorders) as writers, traced(traces, home.store) as tracers:
+            heard_by = [*listeners, _tell_manager, *writers, *tracers]
             return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
 
     home.store.audit("run resumed" if resume else "run started", config.name, actor=operator())

@@ -200,7 +200,15 @@ def test_a_run_under_way_is_left_alone_until_it_goes_on(home, notebook):
 class TestConfiguration:
     @pytest.mark.parametrize(
         "uri",
-        ["file:///x", "http://user:secret@host", "databricks", "sqlite://", "postgresql://x/y", "https://", "http://a b"],
+        [
+            "file:///x",
+            "http://user:secret@host",
+            "databricks",
+            "sqlite://",
+            "postgresql://x/y",
+            "https://",
+            "http://a b",
+        ],
     )
     def test_addresses_that_are_refused(self, uri):
         with pytest.raises(ConfigError):
@@ -213,5 +221,5 @@ class TestConfiguration:
         home.config = parse(ServerConfig, {"writers": {"mlflow": {}, "tensorboard": {}}}, "test")
         assert [one._writer.name for one in recorders_of(home)] == ["mlflow", "tensorboard"]
         monkeypatch.setattr(choosing, "find_spec", lambda name: None if name == "mlflow" else object())
-        with pytest.raises(MissingExtra, match="writers.mlflow"):
+        with pytest.raises(MissingExtra, match="needs mlflow, which"):
             recorders_of(home)

@@ -18,7 +18,7 @@ def begun(home, *, rounds=4) -> Run:
 
 
 def rounds(run: Run, first: int, last: int, listener=lambda event: None) -> None:
-    """Do rounds as the strategy does: tasks, what the sites say of the model before and of their training, the commit."""
+    """Do rounds as the strategy does: tasks, what sites say of the model before and of their training, the commit."""
     run.listeners = [listener]
     for number in range(first, last + 1):
         names = []
