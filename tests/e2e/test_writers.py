@@ -1,4 +1,4 @@
-"""A real server's figures in MLflow and TensorBoard, over a `kill -9`."""
+"""What a real server and real sites tell others: MLflow, TensorBoard and a collector of traces, over a `kill -9`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from contextlib import closing
 import pytest
 
 from fedwon.common.config import dump, parse
+from fedwon.common.traces import span_id, trace_id
 from fedwon.server.config import ServerConfig
+from tests.collector import Collector
 from tests.e2e.fleet import SITES, Fleet, wait_until
 
 
 @pytest.fixture
-def fleet(tmp_path, empty_database):
-    made = Fleet(tmp_path, {"rounds": 5000})
-    content = {**made.config.model_dump(mode="json"), "writers": {"mlflow": {}, "tensorboard": {}}}
+def collector():
+    made = Collector()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fleet(tmp_path, empty_database, collector):
+    made, traces = Fleet(tmp_path, {"rounds": 5000}), {"endpoint": collector.endpoint}
+    content = {**made.config.model_dump(mode="json"), "writers": {"mlflow": {}, "tensorboard": {}}, "traces": traces}
     (made.dir / "server.yaml").write_text(dump(parse(ServerConfig, content, "test")))
     shutil.copy(empty_database, made.dir / "mlflow.db")
     try:
         for site in SITES:
-            made.site(site)
+            made.site(site, traces=traces)
         yield made
     finally:
         made.close()
@@ -56,7 +65,7 @@ def rounds_in_both(fleet):
     return min(found) if len(found) == 2 else 0
 
 
-def test_a_server_that_is_killed_goes_on_with_both(fleet):
+def test_a_server_that_is_killed_goes_on_with_all(fleet, collector):
     server = fleet.start_server()
     for site in SITES:
         fleet.start_site(site)
@@ -66,6 +75,8 @@ def test_a_server_that_is_killed_goes_on_with_both(fleet):
     server = fleet.start_server("--resume")
     wait_until(lambda: rounds_in_both(fleet) >= len(before) + 2, "more rounds in both")
     server.stop()
+    for process in fleet.processes[1:3]:  # the sites
+        process.stop(None)
     after, steps = in_mlflow(fleet)
     assert after == runs
     assert len(runs) == 1
@@ -73,3 +84,19 @@ def test_a_server_that_is_killed_goes_on_with_both(fleet):
     assert in_tensorboard(fleet) == list(range(len(in_tensorboard(fleet))))
     assert "Traceback" not in fleet.said("server")
     assert "alembic" not in fleet.said("server")
+    check_traces(fleet, collector)
+
+
+def check_traces(fleet, collector):
+    [run] = {span.attributes["fedwon.run"] for span in collector.spans}
+    assert {span.trace for span in collector.spans} == {trace_id(run)}
+    rounds, tasks = collector.named("round"), collector.named("task")
+    assert {span.parent for span in rounds} == {span_id(run)}
+    assert {span.parent for span in tasks} >= {span.id for span in rounds}
+    for site in SITES:
+        own = {span.id for span in tasks if span.attributes["fedwon.site"] == site}
+        steps = [span for span in collector.spans if span.resource["service.instance.id"] == site]
+        assert {span.name for span in steps} == {"fetch", "train", "upload"}
+        assert len({span.parent for span in steps} & own) >= 2  # each side sends its own in time
+    key = (fleet.folder / SITES[0] / "pki" / "site.key").read_bytes().splitlines()[1]
+    assert not any(key in body or str(fleet.folder).encode() in body for body in collector.bodies)
