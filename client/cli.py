@@ -154,25 +154,28 @@ def start(
     from fedwon.client.metrics import measured
     from fedwon.client.precedence import stand_back
     from fedwon.client.tasks import training_app
+    from fedwon.client.tracing import traced
 
     keep_freed_memory()
     config = load(ClientConfig, folder / "client.yaml")
     stand_back(config.nice)
     survey(config.data, folder)  # wrong images are told at once, before anything is connected
     limits = Limits(config.limits, folder / "journal", lambda: images_of(config.data, folder), config.batch_size)
-    link = Link(
-        config,
-        folder,
-        lambda: survey(config.data, folder).as_dict(),
-        until_finished=until_finished,
-        patience=patience,
-        schedule=config.schedule,
-        load_app=lambda: limits.around(training_app()),
-        adoption=Adoption(config, folder),
-    )
-    logs.bind(site=link.site)
-    with measured(config.metrics, folder, link.figures):
-        asyncio.run(_serve(link, config.server))
+    with traced(config.traces, folder) as step:
+        link = Link(
+            config,
+            folder,
+            lambda: survey(config.data, folder).as_dict(),
+            until_finished=until_finished,
+            patience=patience,
+            schedule=config.schedule,
+            load_app=lambda: limits.around(training_app()),
+            adoption=Adoption(config, folder),
+            step=step,
+        )
+        logs.bind(site=link.site)
+        with measured(config.metrics, folder, link.figures):
+            asyncio.run(_serve(link, config.server))
 
 
 async def _serve(link: Link, server: str) -> None:

@@ -11,6 +11,7 @@ from fedwon.client.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 from fedwon.common.gates import Gates
 from fedwon.common.privacy_settings import DELTA, Delta
+from fedwon.common.traces import TracesConfig
 
 ADDRESS = r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 """`host:port`, or `[address]:port` for IPv6."""
@@ -93,6 +94,8 @@ class ClientConfig(SiteConfig, LinkConfig):
     metrics: str | None = Field(default=None, pattern=ADDRESS)
     """Where `/metrics` of this box is served for Prometheus, such as `127.0.0.1:8473`; whoever reaches that may read
     it. Empty: nowhere ([operation](operation.md#metrics))."""
+    traces: TracesConfig | None = None
+    """Where traces of this site's tasks are sent; they join the server's. Empty: nowhere."""
     schedule: ScheduleConfig = ScheduleConfig()
     """When this site may work."""
     limits: LimitsConfig = LimitsConfig()

@@ -22,6 +22,7 @@ from fedwon.client.judgement import Judgement
 from fedwon.client.renewal import Renewal
 from fedwon.client.schedule import ScheduleConfig
 from fedwon.client.tasks import App, TaskRunner, training_app
+from fedwon.client.tracing import Step, untraced
 from fedwon.client.transfers import Pauses
 from fedwon.common.codec import CODECS
 from fedwon.common.config import load
@@ -70,6 +71,7 @@ class Link:
         schedule: when the site may work; None for at any time.
         load_app: returns what does the tasks.
         adoption: takes releases for the line; None for a relay, which has none.
+        step: surrounds each step of a task.
         overhear: is told every message of the server that is about tasks and runs, after the link has acted on it.
 
     Raises:
@@ -88,11 +90,12 @@ class Link:
         schedule: ScheduleConfig | None = None,
         load_app: Callable[[], App] = training_app,
         adoption: Adoption | None = None,
+        step: Step = untraced,
         overhear: Callable[[pb.FromServer], None] = lambda _: None,
     ) -> None:
         self._config, self._folder, self._survey = config, folder, survey
         self._until_finished, self._patience = until_finished, patience
-        self._load_app, self._overhear, self._adoption = load_app, overhear, adoption
+        self._load_app, self._step, self._overhear, self._adoption = load_app, step, overhear, adoption
         self.site = site_of(load_credentials(folder / "pki", "site").certificate)
         self._instance = secrets.token_hex(8)
         self._outgoing: asyncio.Queue[pb.FromSite] = asyncio.Queue()
@@ -116,7 +119,9 @@ class Link:
         async with lock, answering(self._folder, self._health):
             node = self._config.for_node(self.site, self._folder)
             tell, memory_mb = self._outgoing.put_nowait, self._config.memory_mb
-            runner = TaskRunner(self._server, self._folder, node, tell, memory_mb, load_app=self._load_app)
+            runner = TaskRunner(
+                self._server, self._folder, node, tell, memory_mb, load_app=self._load_app, step=self._step
+            )
             runner.use(self._open)
             self._runner = runner
             if self._adoption is not None:

@@ -17,6 +17,7 @@ from fedwon.client.attempts import MOST_DEATHS, Attempts
 from fedwon.client.ceiling import is_out_of_memory, lower_ceiling, memory_limit, out_of_memory
 from fedwon.client.journal import Journal, ModelCache, check_name
 from fedwon.client.local_state import LocalStates
+from fedwon.client.tracing import Step, untraced
 from fedwon.client.transfers import OpenChannel, Transfers
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, FedwonError, OutOfMemory, TaskFailed
@@ -67,6 +68,7 @@ class TaskRunner:
         tell: sends a message to the server when the session stands.
         memory_mb: memory that this process may take; None for what the system gives it.
         load_app: returns what does the tasks; called when the first one comes.
+        step: surrounds each step of a task.
 
     Raises:
         StorageError: the journal or the site's own layers cannot be opened.
@@ -81,7 +83,9 @@ class TaskRunner:
         memory_mb: int | None = None,
         *,
         load_app: Callable[[], App] = training_app,
+        step: Step = untraced,
     ) -> None:
+        self._step = step
         self.journal, self.models = Journal(folder / "journal"), ModelCache(folder / "models")
         self._attempts, self._limit = Attempts(folder / "journal"), memory_limit(memory_mb)
         self._ceiling_set, self._load_app = False, load_app
@@ -191,11 +195,14 @@ class TaskRunner:
         header = await asyncio.to_thread(self.journal.finished, offer.task_id, model.digest)
         if header is None:
             if model.digest:
-                await self._transfers.fetch(model, work.cancelled, offer.deltas)
-            header = await asyncio.to_thread(self._work, work, model)
+                with self._step(offer, "fetch"):
+                    await self._transfers.fetch(model, work.cancelled, offer.deltas)
+            with self._step(offer, offer.kind):
+                header = await asyncio.to_thread(self._work, work, model)
         else:
             logger.info(HANDED_IN, extra={"task": offer.task_id})
-        await self._transfers.submit(header, work.cancelled)
+        with self._step(offer, "upload"):
+            await self._transfers.submit(header, work.cancelled)
 
     def _work(self, work: Work, model: pb.Blob) -> pb.SubmitHeader:
         offer = work.offer

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from fedwon.common.console import show_table
-from fedwon.common.errors import StaysRefused
 from fedwon.common.version import VERSION
 from fedwon.server.options import HOME, AsJson, Folder
 from fedwon.server.serving import Home
@@ -83,15 +82,9 @@ def show(task: TaskName, folder: Folder = HOME, as_json: AsJson = False) -> None
 @quarantine_app.command()
 def release(task: TaskName, folder: Folder = HOME, reason: Reason = "", as_json: AsJson = False) -> None:
     """Let a refused update count in the next round, with the weight of one that is as late as it is then."""
-    from fedwon.server.joining import PARENT
     from fedwon.server.quarantine import release as let_out
 
     home = Home.open(folder)
-    if (folder / PARENT).exists():
-        raise StaysRefused(
-            f"{folder} is a relay: its answer to the round of {task} has gone to its parent, and no later one is about "
-            "that round."
-        )
     row = let_out(home.store, home.folder, task, reason)
     if as_json:
         typer.echo(json.dumps({"version": VERSION, "task": row.task, "site": row.site, "state": "released"}))

@@ -77,17 +77,12 @@ def promote(
     folder: Folder = HOME,
 ) -> None:
     """Let sites use a release: each measures it on its own validation images, and switches if all gates pass."""
-    from fedwon.common.config import parse
-    from fedwon.common.gates import Gates
-    from fedwon.server.orders import give, named_sites
-    from fedwon.server.shelves import find_release
+    from fedwon.server import promoting
 
     home = Home.open(folder)
-    asked = {"accuracy": accuracy, "escape": escape, "overkill": overkill, "images": images}
-    gates = parse(Gates, {**asked, "defects": tuple(defect or ())}, "the gates")
-    gates.check(find_release(home, name).manifest.classes)
-    sites = named_sites(home.store, site or [], everywhere=everywhere, promoting=True)
-    give(home.store, "promote", sites, name, gates)
+    shares = {"accuracy": accuracy, "escape": escape, "overkill": overkill}
+    gates = {**shares, "images": images, "defects": tuple(defect or ())}
+    sites = promoting.promote(home, name, gates, site or [], everywhere=everywhere)
     typer.echo(f"{name} is promoted to {_listed(sites)}; {SERVED if home.served else UNSERVED}")
     typer.echo(f"Look at their answers with:\n  fedwon-server releases --dir {folder}")
 
@@ -103,11 +98,10 @@ def rollback(site: Sites = None, everywhere: Everywhere = False, folder: Folder 
 
 
 def _order(kind: Literal["hold", "rollback"], site: list[str] | None, everywhere: bool, folder: Path) -> None:
-    from fedwon.server.orders import give, named_sites
+    from fedwon.server.promoting import order
 
     home = Home.open(folder)
-    sites = named_sites(home.store, site or [], everywhere=everywhere)
-    give(home.store, kind, sites)
+    sites = order(home, kind, site or [], everywhere=everywhere)
     said = {"hold": "held", "rollback": "told to go back to the release before"}[kind]
     typer.echo(f"{_listed(sites)}: {said}; {SERVED if home.served else UNSERVED}")
 

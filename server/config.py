@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from fedwon.common.config import Settings
 from fedwon.common.run_config import Name, RunConfig
+from fedwon.common.traces import TracesConfig
+from fedwon.server.writers.config import WritersConfig
 
 Address = Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
 """`host:port`, or `[address]:port` for IPv6."""
@@ -48,6 +50,10 @@ class ServerConfig(Settings):
     page: Address | None = "127.0.0.1:8472"
     """Where the operator's page is served ([operation](operation.md)): for this machine only, or, on any other address,
     over TLS and behind a login. `off`: not at all."""
+    writers: WritersConfig = WritersConfig()
+    """Where the figures of runs go besides the server's own database."""
+    traces: TracesConfig | None = None
+    """Where traces of runs, rounds and tasks are sent; empty: nowhere."""
     run: RunConfig = RunConfig()
     """What is trained, how, and by whom."""
 

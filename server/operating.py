@@ -29,6 +29,9 @@ from fedwon.server.open_files import allow_open_files
 from fedwon.server.page.hosting import page_beside
 from fedwon.server.runs import Run
 from fedwon.server.serving import Home, serving
+from fedwon.server.tracing import traced, traces_of
+from fedwon.server.writers.choosing import recorders_of
+from fedwon.server.writers.recording import recording
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +51,16 @@ def run_federation(home: Home, config: RunConfig, *, listeners: Sequence[Listene
         Stopped: SIGTERM; committed rounds are kept.
         KeyboardInterrupt: SIGINT; likewise.
         RunError: the run could not go on.
+        MissingExtra: a writer is configured whose library is not installed.
     """
     rules = Run.unfinished(home.store, home.folder).config.participation if resume else config.participation
 
+    recorders, traces = recorders_of(home), traces_of(home)
+
     def _work(grid: GrpcGrid) -> Outcome:
-        heard_by = [*listeners, _tell_manager]
-        return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
+        with recording(recorders) as writers, traced(traces, home.store) as tracers:
+            heard_by = [*listeners, _tell_manager, *writers, *tracers]
+            return federate(grid, config, home.store, home.folder, listeners=heard_by, resume=resume)
 
     home.store.audit("run resumed" if resume else "run started", config.name, actor=operator())
     return _run(home, rules, _work)

@@ -90,8 +90,24 @@ def named_sites(store: Store, names: Sequence[str], *, everywhere: bool, promoti
     return sorted(name for name in counting if not (promoting and name in held))
 
 
-def give(store: Store, kind: Kind, sites: Iterable[str], release: str = "", gates: Gates | None = None) -> list[str]:
+def give(
+    store: Store,
+    kind: Kind,
+    sites: Iterable[str],
+    release: str = "",
+    gates: Gates | None = None,
+    *,
+    actor: str | None = None,
+) -> list[str]:
     """Give an order to sites, in one transaction; an order that was open there is withdrawn.
+
+    Args:
+        store: the server's database.
+        kind: what is to be done.
+        sites: by name.
+        release: what is promoted.
+        gates: what it must reach there.
+        actor: who gives it; without it, the user of this machine.
 
     Returns:
         The ids, in the order of the sites.
@@ -106,7 +122,7 @@ def give(store: Store, kind: Kind, sites: Iterable[str], release: str = "", gate
             state = HELD if kind == "hold" else OPEN
             row = {"id": given[-1], "site": site, "kind": kind, "release": release, "gates": _set(asked)}
             session.add(OrderRow(**row, state=state))
-            session.add(AuditRow(action=_SAID[kind], subject=site, detail=detail, actor=operator()))
+            session.add(AuditRow(action=_SAID[kind], subject=site, detail=detail, actor=actor or operator()))
     return given
 
 

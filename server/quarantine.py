@@ -130,7 +130,7 @@ def details(store: Store, root: Path, task: str) -> dict[str, Any]:
     return found
 
 
-def release(store: Store, root: Path, task: str, reason: str = "") -> QuarantineRow:
+def release(store: Store, root: Path, task: str, reason: str = "", *, actor: str | None = None) -> QuarantineRow:
     """Let an update out: it counts in the run's next round, with the weight of one that is so many rounds late.
 
     Args:
@@ -138,18 +138,30 @@ def release(store: Store, root: Path, task: str, reason: str = "") -> Quarantine
         root: the server's folder.
         task: its task's name, or an end of it.
         reason: why, for the audit trail.
+        actor: who does it; without it, the user of this machine.
 
     Raises:
         StaysRefused: it can never count, was let out before, or comes too late.
     """
+    _check_own_round(task, root)
     row = find(store, task)
     _check_releasable(row, store, root)
     with store.session() as session:
         changed = update(QuarantineRow).where(QuarantineRow.task == row.task, QuarantineRow.state == HELD)
         session.execute(changed.values(state=RELEASED))
         detail = f"{row.task}, refused because {row.reason}; {reason or 'no reason given'}"
-        session.add(AuditRow(action="update released", subject=row.site, detail=detail, actor=operator()))
+        session.add(AuditRow(action="update released", subject=row.site, detail=detail, actor=actor or operator()))
     return row
+
+
+def _check_own_round(task: str, root: Path) -> None:
+    from fedwon.server.joining import PARENT  # brings what a site needs to join
+
+    if (root / PARENT).exists():
+        raise StaysRefused(
+            f"{root} is a relay: its answer to the round of {task} has gone to its parent, and no later one is "
+            "about that round."
+        )
 
 
 def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:

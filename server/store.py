@@ -5,6 +5,7 @@ WAL mode, so that `status` and `enroll` read and write while the server runs. Wr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -262,6 +263,10 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
+MIGRATING = threading.Lock()
+"""Alembic has one context a process: whoever brings a database to its newest schema, MLflow's too, is alone."""
+
+
 def migrate(engine: Engine) -> None:
     """Bring a database to the newest schema."""
     from alembic import command
@@ -269,7 +274,7 @@ def migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).resolve().parent / "migrations"))
-    with engine.begin() as connection:
+    with MIGRATING, engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

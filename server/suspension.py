@@ -33,7 +33,7 @@ def suspend(store: Store, site: str, reason: str = "", *, actor: str | None = No
     Raises:
         Refused: no site of that name has enrolled.
     """
-    if actor is None:
+    if actor != "":
         check_enrolled(store, site)
     who, why = operator() if actor is None else actor, reason or "no reason given"
     with store.session() as session:
@@ -41,8 +41,13 @@ def suspend(store: Store, site: str, reason: str = "", *, actor: str | None = No
         session.add(AuditRow(action="site suspended", subject=site, detail=why, actor=who))
 
 
-def resume(store: Store, site: str) -> None:
+def resume(store: Store, site: str, *, actor: str | None = None) -> None:
     """Ask a site again.
+
+    Args:
+        store: the server's database.
+        site: its name.
+        actor: who does it; without it, the user of this machine.
 
     Raises:
         Refused: it is not suspended.
@@ -51,7 +56,7 @@ def resume(store: Store, site: str) -> None:
         gone = session.execute(delete(SuspensionRow).where(SuspensionRow.site == site))
         if not gone.rowcount:  # type: ignore[attr-defined]  # SQLAlchemy types the result of a DELETE too widely
             raise Refused(f"Site `{site}` is not suspended.", hint="`fedwon-server sites` shows who is.")
-        session.add(AuditRow(action="site resumed", subject=site, actor=operator()))
+        session.add(AuditRow(action="site resumed", subject=site, actor=actor or operator()))
 
 
 def suspend_repeated(store: Store, run: str, site: str, most: int | None) -> str | None:

@@ -22,3 +22,14 @@ def image_sets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no image sets: FEDWON_DATA is {'unset' if named is None else named} and {folder} is no folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database of MLflow's to copy, made once: its hundred migrations take seconds."""
+    from fedwon.server.writers.config import MlflowConfig
+    from fedwon.server.writers.mlflow_writer import MlflowWriter
+
+    place = tmp_path_factory.mktemp("mlflow")
+    MlflowWriter(MlflowConfig(), place, "none")._opened()
+    return place / "mlflow.db"

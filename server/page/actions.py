@@ -1,7 +1,8 @@
-"""What an operator can do on the page: log in, let the run pause, go on or stop, invite and revoke sites.
+"""What an operator can do on the page: log in, let the run pause, go on or stop; invite, suspend and revoke sites.
 
 Every action needs a login, a token in its form that belongs to that login, and leaves a line in the audit trail. One
-more action is one more method, its address in `add_to` and its form in a template.
+more action is one more method, its address in `add_to` and its form in a template; those about releases and refused
+updates stand with their pages.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from fedwon.common.errors import ConfigError, LinkError, RunMissing
+from fedwon.common.errors import ConfigError, LinkError, ReleaseError, RunError
 from fedwon.server import wishes
 from fedwon.server.invitations import invite
 from fedwon.server.joining import check_no_relay
@@ -25,8 +26,11 @@ from fedwon.server.page.password import is_set
 from fedwon.server.page.rendering import Renderer, words
 from fedwon.server.serving import Home
 from fedwon.server.standing import revoke
+from fedwon.server.suspension import resume, suspend
 
-LARGEST_FORM = 8192
+LARGEST_FORM, LARGEST_AFTER_LOGIN = 8192, 2**18
+"""Bytes of a form; a form that names sites has a field for each."""
+MOST_FIELDS = 5000
 HOURS = 24.0
 LONGEST_REASON = 200
 
@@ -47,8 +51,8 @@ class Actions:
     def __init__(self, home: Home, renderer: Renderer, logins: Logins, hurry: Callable[[], None]) -> None:
         self._home, self._renderer, self._logins, self._hurry = home, renderer, logins, hurry
 
-    def add_to(self, app: FastAPI) -> None:
-        """Add the addresses of the actions."""
+    def add_to(self, app: FastAPI, further: Mapping[str, Act]) -> None:
+        """Add the addresses of the actions, with further ones by their addresses."""
         app.get("/login", response_model=None)(self.ask)
         app.post("/login", response_model=None)(self.log_in)
         for path, act in {
@@ -58,6 +62,9 @@ class Actions:
             "/run/stop": self._wish(wishes.STOP, "stop"),
             "/invite": self._invite,
             "/sites/{name}/revoke": self._revoke,
+            "/sites/{name}/suspend": self._suspend,
+            "/sites/{name}/lift": self._lift,
+            **further,
         }.items():
             app.post(path, response_model=None)(self._guarded(act))
 
@@ -73,7 +80,7 @@ class Actions:
 
     async def log_in(self, request: Request) -> Response:
         """Take the password."""
-        form = await _form(request)
+        form = await _form(request, LARGEST_FORM)
         return await run_in_threadpool(self._logged_in, request, form)
 
     def _logged_in(self, request: Request, form: Form) -> Response:
@@ -93,16 +100,24 @@ class Actions:
         """Let an action be done only by who is logged in and has the form from this page."""
 
         async def _done(request: Request) -> Response:
-            login, form, t = visitor_of(request).login, await _form(request), words(request)
+            login, t = visitor_of(request).login, words(request)
             if login is None:
                 return RedirectResponse("/login", 303)
+            form = await _form(request, LARGEST_AFTER_LOGIN)
             if not hmac.compare_digest(form.get("csrf", "").encode(), login.csrf.encode()):
                 return self._renderer.message(request, t.expired_form, "", 403)
-            reply = await run_in_threadpool(act, request, login, form)
+            reply = await run_in_threadpool(self._done, act, request, login, form)
             self._hurry()
             return reply
 
         return _done
+
+    def _done(self, act: Act, request: Request, login: Login, form: Form) -> Response:
+        """Do it, or say why it cannot be done."""
+        try:
+            return act(request, login, form)
+        except (ConfigError, LinkError, RunError, ReleaseError) as error:
+            return self._renderer.message(request, error.message, error.hint, 409)
 
     def _log_out(self, request: Request, login: Login, form: Form) -> Response:
         del login, form
@@ -111,12 +126,9 @@ class Actions:
 
     def _wish(self, wish: str, done: str) -> Act:
         def _act(request: Request, login: Login, form: Form) -> Response:
-            del form
-            try:
-                check_no_relay(self._home.folder)
-                wishes.make(self._home.store, wish, actor=login.name)
-            except (RunMissing, ConfigError) as error:
-                return self._renderer.message(request, error.message, error.hint, 409)
+            del request, form
+            check_no_relay(self._home.folder)
+            wishes.make(self._home.store, wish, actor=login.name)
             return RedirectResponse(f"/?done={done}", 303)
 
         return _act
@@ -132,20 +144,36 @@ class Actions:
     def _revoke(self, request: Request, login: Login, form: Form) -> Response:
         name = str(request.path_params["name"])
         try:
-            revoke(self._home.store, name, form.get("reason", "").strip()[:LONGEST_REASON], actor=login.name)
+            revoke(self._home.store, name, reason_in(form), actor=login.name)
         except LinkError as error:
             return self._renderer.message(request, error.message, error.hint, 404)
         return RedirectResponse(f"/sites/{quote(name, safe='')}?done=revoke", 303)
 
+    def _suspend(self, request: Request, login: Login, form: Form) -> Response:
+        name = str(request.path_params["name"])
+        suspend(self._home.store, name, reason_in(form), actor=login.name)
+        return RedirectResponse(f"/sites/{quote(name, safe='')}?done=suspend", 303)
 
-async def _form(request: Request) -> Form:
+    def _lift(self, request: Request, login: Login, form: Form) -> Response:
+        del form
+        name = str(request.path_params["name"])
+        resume(self._home.store, name, actor=login.name)
+        return RedirectResponse(f"/sites/{quote(name, safe='')}?done=lift", 303)
+
+
+def reason_in(form: Form) -> str:
+    """Return the reason that a form gives, or nothing."""
+    return form.get("reason", "").strip()[:LONGEST_REASON]
+
+
+async def _form(request: Request, largest: int) -> Form:
     """Read a form; one that is longer than any of ours, or no form, is empty, and so has no token."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST_FORM:
+        if len(body) > largest:
             return {}
     try:
-        return dict(parse_qsl(bytes(body).decode(), max_num_fields=20))
+        return dict(parse_qsl(bytes(body).decode(), max_num_fields=MOST_FIELDS))
     except ValueError:
         return {}

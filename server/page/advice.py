@@ -94,6 +94,8 @@ def _about_a_site(view: Overview, site: SiteView, t: Texts) -> Iterator[Advice]:
         yield Advice("look", t.do_away.format(site=site.name, since=since), "fedwon-client check", site.name)
     if site.state == "never":
         yield Advice("look", t.do_never.format(site=site.name), "fedwon-client start", site.name)
+    if site.suspended:
+        yield Advice("look", t.do_suspended.format(site=site.name, reason=site.suspended), site=site.name)
     if site.version and site.version != VERSION:
         yield Advice("look", t.do_version.format(site=site.name, version=site.version, own=VERSION), site=site.name)
     mean = view.run.mean if view.run else None

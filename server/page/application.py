@@ -19,6 +19,8 @@ from fedwon.server.page.live import Announcer, Cached, Changes
 from fedwon.server.page.logins import Logins
 from fedwon.server.page.overview import overview
 from fedwon.server.page.pages import Pages
+from fedwon.server.page.refused import RefusedPages
+from fedwon.server.page.released import ReleasePages
 from fedwon.server.page.rendering import HERE, Renderer, words
 from fedwon.server.serving import Home
 
@@ -54,8 +56,10 @@ def make_application(home: Home, port: int, hurry: Callable[[], None], *, tls: b
     announcer, renderer = Announcer(changes, lambda: view.seconds), Renderer(home.config.federation)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     logins = Logins(home.folder / "pki", tls=tls)
-    Pages(home, renderer, view, announcer).add_to(app)
-    Actions(home, renderer, logins, hurry).add_to(app)
+    released, refused = ReleasePages(home, renderer), RefusedPages(home, renderer)
+    for pages in (Pages(home, renderer, view, announcer), released, refused):
+        pages.add_to(app)
+    Actions(home, renderer, logins, hurry).add_to(app, {**released.acts(), **refused.acts()})
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     _explain_errors(app, renderer)
     guard = Guard(app, home.config.names, port, logins.login_of, tls=tls)

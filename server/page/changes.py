@@ -122,5 +122,16 @@ def action_in_words(t: Texts, action: str) -> str:
         "evaluation": t.action_evaluation,
         "page login": t.action_login,
         "page password set": t.action_password,
+        "site suspended": t.action_suspended,
+        "site resumed": t.action_lifted,
+        "update released": t.action_let_out,
+        "released update not used": t.action_not_used,
+        "release made": t.action_release_made,
+        "release promoted": t.action_promoted,
+        "release held": t.action_release_held,
+        "release rolled back": t.action_rolled_back,
+        "release in use": t.action_release_in_use,
+        "release refused": t.action_release_refused,
+        "release failed": t.action_release_failed,
     }
     return known.get(action, action)

@@ -55,6 +55,7 @@ class SiteView:
         certificate_days: until its certificate ends.
         unavailable: why it may not work now, in its own words.
         reason: why it was revoked.
+        suspended: why no round asks it; empty where rounds do.
         troubles: its updates of the newest run that do not count, newest first.
     """
 
@@ -67,6 +68,7 @@ class SiteView:
     unavailable: str
     back: datetime | None
     reason: str
+    suspended: str = ""
     accuracy: float | None = None
     part: str = ""
     course: Course = ()
@@ -222,6 +224,7 @@ def _site(
         unavailable=row["unavailable"],
         back=_moment(row["back"]),
         reason=row["reason"],
+        suspended=row["suspended"] if not row["revoked"] else "",
         accuracy=float(score["accuracy"]) if score is not None and measured else None,
         part=score["part"] if score is not None and measured else "",
         course=course,

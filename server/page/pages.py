@@ -88,8 +88,7 @@ class Pages:
         run = view.run.id if view.run else ""
         kept = self._home.folder / "runs" / run / "quarantine"
         shown: dict[str, Any] = {"site": site, "view": view, "chart": drawn, "parts_shown": held, "quarantine": kept}
-        done = t.done_revoke.format(site=name) if request.query_params.get("done") == "revoke" else ""
-        return self._renderer.page(request, "site", place="overview", done=done, **shown)
+        return self._renderer.page(request, "site", place="overview", done=_done(request, t, name), **shown)
 
     def run(self, request: Request, name: str) -> Response:
         """Show one run."""
@@ -131,10 +130,12 @@ class Pages:
         return StreamingResponse(self._announcer.events(), media_type="text/event-stream")
 
 
-def _done(request: Request, t: Texts) -> str:
+def _done(request: Request, t: Texts, site: str = "") -> str:
     """Say what the action did that led here."""
-    said = {"pause": t.done_pause, "resume": t.done_resume, "stop": t.done_stop}
-    return said.get(request.query_params.get("done", ""), "")
+    said = {"revoke": t.done_revoke, "suspend": t.done_suspend, "lift": t.done_lift}
+    if not site:
+        said = {"pause": t.done_pause, "resume": t.done_resume, "stop": t.done_stop}
+    return said.get(request.query_params.get("done", ""), "").format(site=site)
 
 
 def _described(site: SiteView, t: Texts) -> str:

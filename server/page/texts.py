@@ -210,6 +210,84 @@ class Texts:
     done_resume: str
     done_stop: str
     done_revoke: str
+    # releases
+    releases: str
+    no_releases: str
+    release: str
+    used_at: str
+    lines_heading: str
+    in_use: str
+    order: str
+    order_promote: str
+    order_hold: str
+    order_rollback: str
+    said: str
+    said_open: str
+    said_in_use: str
+    said_refused: str
+    said_failed: str
+    said_withdrawn: str
+    said_held: str
+    figures: str
+    promote_heading: str
+    promote: str
+    promote_hint: str
+    all_sites: str
+    gates: str
+    gates_hint: str
+    gate_accuracy: str
+    gate_escape: str
+    gate_overkill: str
+    gate_images: str
+    gate_defects: str
+    not_a_number: str
+    stay_heading: str
+    hold: str
+    hold_hint: str
+    rollback: str
+    rollback_hint: str
+    done_promote: str
+    done_hold: str
+    done_rollback: str
+    # refused updates and suspended sites
+    refused_updates: str
+    no_refused: str
+    update: str
+    rule: str
+    kept_held: str
+    kept_released: str
+    kept_counted: str
+    kept_gone: str
+    file_gone: str
+    numbers_heading: str
+    moved_heading: str
+    moved_hint: str
+    tensor: str
+    norm: str
+    let_out: str
+    let_out_hint: str
+    done_let_out: str
+    reason_kept: str
+    suspended: str
+    suspended_because: str
+    suspend: str
+    suspend_hint: str
+    lift: str
+    lift_hint: str
+    done_suspend: str
+    done_lift: str
+    do_suspended: str
+    action_suspended: str
+    action_lifted: str
+    action_let_out: str
+    action_not_used: str
+    action_promoted: str
+    action_release_held: str
+    action_rolled_back: str
+    action_release_in_use: str
+    action_release_refused: str
+    action_release_failed: str
+    action_release_made: str
     # errors
     not_found: str
     not_found_hint: str

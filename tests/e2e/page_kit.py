@@ -24,6 +24,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PASSWORD = "three odd words"
 PATIENCE = 60_000
 """Milliseconds that a browser waits for what takes one or two seconds."""
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
@@ -62,6 +63,37 @@ class Watched:
 
     def close(self) -> None:
         self.context.close()
+
+
+def watched(browser, base: str) -> Iterator:
+    """Open pages; each must have said nothing on its console and called nobody else in the end."""
+    made: list[Watched] = []
+
+    def _open(**options) -> Watched:
+        made.append(Watched(browser, base, **options))
+        return made[-1]
+
+    yield _open
+    for seen in made:
+        seen.close()
+    assert [seen.errors for seen in made] == [[] for _ in made]
+    assert [seen.elsewhere for seen in made] == [[] for _ in made]
+
+
+def log_in(page) -> None:
+    page.goto("/login")
+    page.fill("#name", "Sato")
+    page.fill("#password", PASSWORD)
+    page.click("main button")
+    page.wait_for_selector("form[action='/logout']")
+
+
+def barriers(page) -> list[tuple[str, str]]:
+    """What axe-core finds that keeps people out: serious and critical violations."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
 
 
 def lines(path: Path, seed: int, *, shuffled: bool = False) -> str:

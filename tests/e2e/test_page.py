@@ -9,10 +9,20 @@ import pytest
 from fedwon.common.errors import Revoked
 from fedwon.server.page.password import set_password
 from tests.e2e.fleet import SITES, command, wait_until
-from tests.e2e.page_kit import Watched, address, browser, needs_chromium, paged, rounds_shown
+from tests.e2e.page_kit import (
+    PASSWORD,
+    Watched,
+    address,
+    barriers,
+    browser,
+    log_in,
+    needs_chromium,
+    paged,
+    rounds_shown,
+    watched,
+)
 
 pytestmark = needs_chromium
-PASSWORD = "three odd words"
 LOCALES = {"en": "en-GB", "ja": "ja-JP"}
 
 
@@ -41,41 +51,14 @@ def chromium():
 
 @pytest.fixture
 def watch(fleet, chromium):
-    """Open pages; each must have said nothing on its console and called nobody else in the end."""
-    made = []
-
-    def _open(**options):
-        made.append(Watched(chromium, address(fleet), **options))
-        return made[-1]
-
-    yield _open
-    for seen in made:
-        seen.close()
-    assert [seen.errors for seen in made] == [[] for _ in made]
-    assert [seen.elsewhere for seen in made] == [[] for _ in made]
-
-
-def log_in(page):
-    page.goto("/login")
-    page.fill("#name", "Sato")
-    page.fill("#password", PASSWORD)
-    page.click("main button")
-    page.wait_for_selector("form[action='/logout']")
-
-
-def barriers(page):
-    """What axe-core finds that keeps people out: serious and critical violations."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
+    yield from watched(chromium, address(fleet))
 
 
 @pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("ja", "dark")])
 def test_every_page_in_both_languages(fleet, watch, language, scheme):
     page = watch(locale=LOCALES[language], color_scheme=scheme).page
     run = fleet.status()["run"]
-    for path in ("/", "/sites/metal", f"/runs/{run}", "/history", "/login"):
+    for path in ("/", "/sites/metal", f"/runs/{run}", "/releases", "/refused", "/history", "/login"):
         assert page.goto(path).status == 200
         assert page.locator("html").get_attribute("lang") == language
         assert page.locator("h1").count() == 1
@@ -88,7 +71,7 @@ def test_every_page_in_both_languages(fleet, watch, language, scheme):
 
 def test_on_a_phone_nothing_is_cut_off(fleet, watch):
     page = watch(viewport={"width": 360, "height": 740}).page
-    for path in ("/", "/sites/metal", f"/runs/{fleet.status()['run']}", "/history"):
+    for path in ("/", "/sites/metal", f"/runs/{fleet.status()['run']}", "/releases", "/refused", "/history"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
 

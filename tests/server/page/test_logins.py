@@ -14,11 +14,25 @@ from fedwon.server.page.logins import ATTEMPTS, IDLE_SECONDS, LONGEST_SECONDS, L
 from fedwon.server.page.password import NAME, set_password, verify
 from fedwon.server.runs import Run
 from fedwon.server.store import AuditRow, RunRow, Site, Token
+from fedwon.server.suspension import suspended
 from tests.server.page.browsing import ELSEWHERE, PASSWORD, Browser, enrol
 from tests.server.server_kit import CLASSES, rows, small_run
 
 REAL_HASHER = password._HASHER
-ACTIONS = ["/run/pause", "/run/resume", "/run/stop", "/invite", "/sites/a/revoke", "/logout"]
+ACTIONS = [
+    "/run/pause",
+    "/run/resume",
+    "/run/stop",
+    "/invite",
+    "/sites/a/revoke",
+    "/sites/a/suspend",
+    "/sites/a/lift",
+    "/releases/promote",
+    "/hold",
+    "/rollback",
+    "/refused/x/release",
+    "/logout",
+]
 
 
 @pytest.fixture
@@ -163,9 +177,33 @@ def test_each_action_says_who_did_it(browser, home):
 def test_what_cannot_be_done_says_why(browser, home):
     csrf = browser.log_in(home)
     assert browser.post("/run/pause", csrf=csrf).status_code == 409
+    assert browser.post("/sites/nobody/suspend", csrf=csrf).status_code == 409
+    enrol(home, "a")
+    assert browser.post("/sites/a/lift", csrf=csrf).status_code == 409  # it is not suspended
     assert browser.post("/invite", csrf=csrf, site="../../etc").status_code == 400
     assert browser.post("/sites/nobody/revoke", csrf=csrf).status_code == 404
     assert rows(home.store, Token) == []
+
+
+def test_every_action_that_the_page_takes_is_tried_here(browser):
+    taken = {route.path for route in browser.app._app.routes if "POST" in (getattr(route, "methods", None) or ())}
+    plain = {path.replace("{name}", "a").replace("{task}", "x") for path in taken}
+    assert plain - {"/login"} == set(ACTIONS)
+
+
+def test_a_site_is_suspended_and_asked_again(browser, home):
+    enrol(home, "a", {"good": {"train": 5}})
+    csrf = browser.log_in(home)
+    assert browser.post("/sites/a/suspend", csrf=csrf, reason="<i>camera</i>").headers["location"].endswith("=suspend")
+    assert suspended(home.store) == {"a": "<i>camera</i>"}
+    assert "&lt;i&gt;camera&lt;/i&gt;" in browser.get("/sites/a?done=suspend").text
+    assert "is suspended and takes no part" in browser.get().text
+    assert browser.post("/sites/a/lift", csrf=csrf).status_code == 303
+    assert suspended(home.store) == {}
+    who = "Sato (page, 127.0.0.1)"
+    lines = [(row.action, row.detail) for row in rows(home.store, AuditRow) if row.actor == who and row.subject == "a"]
+    assert lines == [("site suspended", "<i>camera</i>"), ("site resumed", "")]
+    assert browser.hurried == 2
 
 
 def test_a_relays_rounds_are_its_parents(browser, home):
