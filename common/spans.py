@@ -101,9 +101,11 @@ class _Names(IdGenerator):
     next = (1, 1)
 
     def generate_trace_id(self) -> int:
+        """Return the trace that the next span is in."""
         return self.next[0]
 
     def generate_span_id(self) -> int:
+        """Return what the next span is called."""
         return self.next[1]
 
 
@@ -114,6 +116,7 @@ class _SaidOnce(SpanExporter):
         self._exporter, self._failing = exporter, False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans; never raises."""
         try:
             done = self._exporter.export(spans)
         except Exception:  # noqa: BLE001  # whatever a library does, the work goes on
@@ -127,7 +130,9 @@ class _SaidOnce(SpanExporter):
         return done
 
     def shutdown(self) -> None:
+        """End."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Wait until what was given is sent."""
         return self._exporter.force_flush(timeout_millis)

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -47,6 +48,8 @@ PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$": "name of at most 63 letters, digits, `_`, `.`, `-`",
     r"^([01]\d|2[0-3]):[0-5]\d$": 'time from `"00:00"` to `"23:59"`',
     r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$": "`host:port`, or `[address]:port` for IPv6",
+    r"^https?://[^\s@/]+(/[^\s@]*)?$|^sqlite:///[^\s?]+$": "`http(s)://` address without a password, or `sqlite:///FILE`",
+    r"^https?://[^\s@/]+(/[^\s@]*)?$": "`http(s)://` address without a password",
 }
 """What a pattern means to a reader. A new pattern needs its words here."""
 
@@ -58,7 +61,7 @@ KEPT = {
     "normalization": "batch norm layers",
     "everything": "everything",
 }
-WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
+WORDS = {int: "integer", float: "number", str: "text", Path: "path", bool: "`true` or `false`"}
 
 
 def reference() -> str:
@@ -96,11 +99,18 @@ def _simulation() -> str:
 def _groups(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
     yield prefix, kind
     for key, field in kind.model_fields.items():
-        group, name = field.annotation, f"{prefix}.{key}".lstrip(".")
+        group, name = _given(field.annotation), f"{prefix}.{key}".lstrip(".")
         if _is_group(group):
             yield from _groups(group, name)
         elif get_origin(group) is tuple and _is_group(get_args(group)[0]):
             yield from _groups(get_args(group)[0], f"{name}[]")
+
+
+def _given(annotation: Any) -> Any:
+    """Return what an annotation is when a value is given: `Settings | None` without the None."""
+    arguments = [argument for argument in get_args(annotation) if argument is not types.NoneType]
+    optional = get_origin(annotation) in {Union, types.UnionType} and len(arguments) == 1
+    return arguments[0] if optional and _is_group(arguments[0]) else annotation
 
 
 def _is_group(annotation: object) -> TypeGuard[type[Settings]]:
@@ -116,7 +126,7 @@ def _paragraph(kind: type[Settings]) -> str:
 
 def _row(prefix: str, key: str, field: FieldInfo) -> str:
     name = f"{prefix}.{key}".lstrip(".")
-    kind = f"group, see [below](#{name.replace('.', '')})" if _is_group(field.annotation) else _kind(field)
+    kind = f"group, see [below](#{name.replace('.', '')})" if _is_group(_given(field.annotation)) else _kind(field)
     default = "[recipe's](#recipes)" if name.removeprefix("run.") in _recipe_keys() else _default(field)
     cells = [f"`{name}`", kind, default, " ".join((field.description or "").split())]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -133,7 +143,7 @@ def _default(field: FieldInfo) -> str:
 def _yaml(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_yaml, value)) + "]"
-    return value if isinstance(value, str) else json.dumps(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def _kind(field: FieldInfo) -> str:
@@ -241,7 +251,8 @@ def _commented(config: Settings, indent: str) -> Iterator[str]:
 
 def _scalar(value: object) -> str:
     # JSON is YAML, and quotes what needs it.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    value = list(value) if isinstance(value, tuple) else value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 if __name__ == "__main__":

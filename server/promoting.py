@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fedwon.common.config import parse
+from fedwon.common.errors import ReleaseMissing
 from fedwon.common.gates import Gates
 from fedwon.server.orders import give, named_sites
 from fedwon.server.serving import Home
@@ -41,7 +42,10 @@ def promote(
         Refused: no site of that name has enrolled.
     """
     asked = parse(Gates, dict(gates), "the gates")
-    asked.check(find_release(home, name).manifest.classes)
+    manifest = find_release(home, name).manifest
+    if manifest.name != name:  # a way round through the folders, or a folder that was renamed
+        raise ReleaseMissing(f"There is no release `{name}`; the folder of that name holds {manifest.name}.")
+    asked.check(manifest.classes)
     told = named_sites(home.store, sites, everywhere=everywhere, promoting=True)
     give(home.store, "promote", told, name, asked, actor=actor)
     return told

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedwon.common.config import Settings
+from fedwon.common.run_config import Name
 
 TrackingUri = Annotated[str, Field(pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$|^sqlite:///[^\s?]+$")]
 """An MLflow server without a user or password in it, or a database file."""
@@ -20,7 +21,7 @@ class MlflowConfig(Settings):
     """`https://host/...` of a tracking server, which is called for nothing else, or `sqlite:///FILE`; empty: the file
     `mlflow.db` in the server's folder. What a server asks for comes from the environment: `MLFLOW_TRACKING_TOKEN`, or
     `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`."""
-    experiment: str | None = Field(default=None, min_length=1, max_length=200)
+    experiment: Name | None = None
     """The experiment that runs are put into; empty: the federation's name."""
 
 

@@ -74,7 +74,7 @@ class MlflowWriter:
         return self._run
 
     def write(self, figures: RoundFigures) -> None:
-        """Write a round; the first one after a beginning may be there in part already, and is not doubled."""
+        """Write a round; those after a beginning may be there already, whole or in part, and are not doubled."""
         from mlflow.entities import Metric
 
         client, moment = self._opened(), int(1000 * figures.at.timestamp())
@@ -82,10 +82,10 @@ class MlflowWriter:
         if self._doubtful:
             values = {key: value for key, value in values.items() if not self._has(client, key, figures.number)}
         entries = [Metric(key, value, moment, figures.number) for key, value in values.items()]
-        self._doubtful = True
+        self._doubtful, fresh = True, len(values) == len(figures.values)
         for start in range(0, len(entries), METRICS):
             client.log_batch(self._run, metrics=entries[start : start + METRICS])
-        self._doubtful = False
+        self._doubtful = not fresh  # behind a backup that was put back, many rounds are there
 
     def end(self, facts: RunFacts) -> None:
         """Write the model's digest and file, and how the run ended."""

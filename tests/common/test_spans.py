@@ -104,7 +104,9 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch):
     assert not hasattr(traces, "opentelemetry")
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "http://user:secret@host/v1/traces", "file:///x", "http://", ""])
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:4318", "http://user:secret@host/v1/traces", "file:///x", "http://", ""]
+)
 def test_addresses_that_are_refused(endpoint):
     with pytest.raises(ConfigError):
         parse(TracesConfig, {"endpoint": endpoint}, "test")

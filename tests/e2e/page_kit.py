@@ -12,6 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedwon.server import wishes
+from fedwon.server.orders import by_site
+from fedwon.server.page.password import set_password
+from fedwon.server.promoting import promote
+from fedwon.server.release_wish import Wish
+from fedwon.server.releases import make_release
+from fedwon.server.serving import Home
 from tests.e2e.fleet import Fleet, free_port, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -120,12 +127,13 @@ def photographed(folder: Path, out: Path) -> Iterator[Path]:
     """Pictures of a federation in which something is the matter."""
     run = {
         "name": "surface",
-        "rounds": 40,
+        "rounds": 200,
         "training": {"batch_size": 8, "lr": 0.05, "clipping": 0.64},
         "images": {"channels": 1, "max_train": 60},
         "participation": {"minimum": 3, "away_seconds": 2},
     }
     fleet = paged(folder, run, heartbeat=2.0)
+    set_password(fleet.dir / "pki", PASSWORD)
     try:
         for number, name in enumerate(["press-1", "press-2", "coating", "welding"]):
             fleet.site(name, lines(folder / f"{name}.npz", number, shuffled=name == "coating"))
@@ -168,6 +176,22 @@ def _pictures(fleet: Fleet, opened, sites, out: Path) -> Iterator[Path]:
             seen.page.wait_for_selector("svg.chart")
             yield _kept(seen.page, out / "page-run.png")
         seen.close()
+    _released(fleet)
+    last = Watched(opened, address(fleet), **looks["page-en"])
+    log_in(last.page)
+    last.page.goto("/releases")
+    yield _kept(last.page, out / "page-releases.png")
+    last.close()
+
+
+def _released(fleet: Fleet) -> None:
+    """Make a release and promote it everywhere: the line with wrong labels refuses it, and one has left."""
+    home = Home.open(fleet.dir)
+    wishes.make(home.store, wishes.PAUSE, actor="Sato")
+    make_release(home, Wish(name="surface-1"))
+    promote(home, "surface-1", {"accuracy": 0.7}, [], everywhere=True)
+    wait_until(lambda: sum(row["state"] != "open" for row in by_site(home.store)) == 3, "the lines' answers")
+    home.store.close()
 
 
 def japanese_is_legible() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedwon.server import wishes
 from fedwon.server.orders import by_site
 from fedwon.server.page.password import set_password
 from fedwon.server.quarantine import listing
@@ -49,9 +50,10 @@ def fleet(tmp_path_factory):
         for site in HONEST:
             made.site(site, few(folder / f"{site}.npz"))
         made.site(REFUSED)
-        made.start_server()
+        server = made.start_server()
         for site in (*HONEST, REFUSED):
             made.start_site(site)
+        server.wait_says("round 1 committed")
         yield made
     finally:
         made.close()
@@ -145,6 +147,7 @@ def test_a_release_is_promoted_taken_held_and_rolled_back(home, watch):
     def standing():
         return {row["site"]: (row["order"], row["state"], row["in_use"]) for row in by_site(home.store)}
 
+    wishes.make(home.store, wishes.PAUSE, actor="test")  # the rounds have done their part, and take the processor
     shelve_again(home, make_release(home, Wish(name="first")), "second")  # the same model; exporting takes seconds
     log_in(page)
     for name in ("first", "second"):
@@ -162,7 +165,7 @@ def test_a_release_is_promoted_taken_held_and_rolled_back(home, watch):
     page.check("#stay input[name='site:paper']")
     page.click("#do-rollback")
     wait_until(lambda: standing() == {"paper": ("rollback", "in use", "first")}, "the release before")
-    page.wait_for_selector("[role=status]:has-text('go back')")
+    page.wait_for_selector("td:has-text('go back')")
     page.check("#stay input[name='site:glass']")
     page.click("#do-hold")
     page.wait_for_selector("td:has-text('stays as it is')")

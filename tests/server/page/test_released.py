@@ -96,6 +96,8 @@ def test_hold_and_roll_back(browser, shelved):
     [
         {"release": "r9", "site:left": "on"},
         {"release": "../pki", "site:left": "on"},
+        {"release": "../releases/r1", "site:left": "on"},
+        {"site:left": "on"},
         {"release": "r1"},
         {"release": "r1", "site:nobody": "on"},
         {"release": "r1", "site:left": "on", "accuracy": "much"},

@@ -87,6 +87,27 @@ def test_a_server_that_was_killed_goes_on_with_the_same_run_and_doubles_no_step(
         assert [step for step, _ in history(key)] == list(range(first, first + 4)), key
 
 
+def test_a_backup_that_was_put_back_doubles_nothing(home):
+    """The database knows less than MLflow has: all rounds but the first are there though none is noted."""
+    run, one = begun(home), recorder(home)
+    with recording([one]) as [listener]:
+        listener(RunStarted(run.id, 4, 0, ()))
+        rounds(run, 1, 4, listener)
+        one.end()
+        assert one.ended(60)
+    with home.store.session() as session:
+        session.execute(update(WriterRow).values(round=-1))
+    two = recorder(home)
+    with recording([two]) as [listener]:
+        listener(RunStarted(run.id, 4, 4, ()))
+        finish(run, 4)
+        two.end()
+        assert two.ended(60)
+    _, history = read(home)
+    assert [step for step, _ in history("accuracy/mean")] == [0, 1, 2, 3]
+    assert [step for step, _ in history("seconds/round")] == [1, 2, 3, 4]
+
+
 def test_half_a_round_is_made_whole(home):
     run, one = begun(home), recorder(home)
     with recording([one]) as [listener]:
