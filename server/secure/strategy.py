@@ -105,10 +105,12 @@ class SecureFedWon(FedWon):
     def _largest_weight(self, sites: Sequence[str]) -> float:
         """Return up to what images count as weight: those of the largest site, or `weight_cap` medians."""
         surveys = {site: self._grid.survey(site) for site in sites}
-        counts = [sum(row.get("train", 0) for row in survey.values()) for survey in surveys.values() if survey]
+        config = self.tracked.config
+        found = [sum(row.get("train", 0) for row in survey.values()) for survey in surveys.values() if survey]
+        counts = [min(count, config.images.max_train or count) for count in found]
         if not any(counts):
             return UNKNOWN
-        return float(min(max(counts), self.tracked.config.aggregation.weight_cap * max(statistics.median(counts), 1)))
+        return float(min(max(counts), config.aggregation.weight_cap * max(statistics.median(counts), 1)))
 
     def _stage(
         self, number: int, stage: str, sitting: Sitting, requests: Mapping[str, object], kind: type[M]
