@@ -22,7 +22,7 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -56,8 +56,10 @@ from fedwon.server.serving import CONFIG_NAME, Home
 
 RESULT = Path(__file__).resolve().parent / "results" / "secure_aggregation.json"
 SITES = (4, 16, 64)
-ROUNDS = 3
+ROUNDS = {4: 3, 16: 3, 64: 1}
+"""Rounds that are measured; one more comes first. With other numbers of sites: one."""
 MODEL = MODELS["1 MB"]
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a scratch folder: sites' disks are not measured
 HEARTBEAT = 20.0
 """Seconds; the sites share one event loop, which masking holds up."""
 STAGES = (SETUP, SHARE_KEYS, "train", UNMASK)
@@ -120,7 +122,7 @@ class Secured:
 
 def settings(sites: int, *, secure: bool) -> RunConfig:
     """Return the run: plain, or the same with masked updates."""
-    content = run_config(MODEL, sites, ROUNDS + 1).model_dump(mode="json")
+    content = run_config(MODEL, sites, ROUNDS.get(sites, 1) + 1).model_dump(mode="json")
     if secure:
         content["aggregation"]["secure"] = {"enabled": True}
         content["admission"] |= {"norm": None, "own_norm": None, "cosine": None}
@@ -156,8 +158,7 @@ def rounds(folder: Path, answering: Answering, sites: int, port: int, *, secure:
     begins = _begins(seen)
     return {
         "seconds": statistics.median([end - begin for begin, end in pairwise(begins)][1:]),
-        "bytes_up": statistics.median(one.bytes_up for one in seen) / (ROUNDS + 1),
-        "failures": sum(sum(one.failures.values()) for one in seen),
+        "bytes_up": statistics.median(one.bytes_up for one in seen) / (ROUNDS.get(sites, 1) + 1),
     }
 
 
@@ -170,23 +171,33 @@ def _begins(seen: Sequence[Seen]) -> list[float]:
     return sorted(min(moments) for moments in found.values())
 
 
-def over_the_wire(sites: int, port: int) -> dict[str, Any]:
-    """Compare rounds with plain and with masked updates."""
+def plain_rounds(sites: int, port: int) -> dict[str, Any]:
+    """Measure rounds with plain updates."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        payload = folder / "update.safetensors"
+        payload = Path(name) / "update.safetensors"
         write_update(MODEL, payload)
-        plain = rounds(folder / "plain", Recorded(payload.read_bytes()), sites, port, secure=False)
-        (folder / "masked").mkdir()
-        secured = Secured(payload, folder / "masked")
-        masked = rounds(folder / "secure", secured, sites, port + 2, secure=True)
+        return {"plain": rounds(Path(name) / "fed", Recorded(payload.read_bytes()), sites, port, secure=False)}
+
+
+def secure_rounds(sites: int, port: int) -> dict[str, Any]:
+    """Measure rounds with masked updates, and what a site takes for each stage."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
+        payload = Path(name) / "update.safetensors"
+        write_update(MODEL, payload)
+        secured = Secured(payload, Path(scratch))
+        measured = rounds(Path(name) / "fed", secured, sites, port, secure=True)
     return {
-        "sites": sites,
-        "plain": plain,
-        "secure": masked,
+        "secure": measured,
         "site_seconds": {stage: statistics.median(taken) for stage, taken in secured.seconds.items()},
         "stage_bytes": {stage: statistics.median(sizes) for stage, sizes in secured.sizes.items()},
     }
+
+
+def without_wire(sites: int, port: int) -> dict[str, Any]:
+    """Measure what needs no wire."""
+    del port
+    with tempfile.TemporaryDirectory() as name:
+        return {"masking": masking(sites), "opening": opening(Path(name), sites)}
 
 
 def masking(sites: int) -> dict[str, float]:
@@ -231,18 +242,24 @@ def _timed(work: Any) -> float:
     return time.perf_counter() - began
 
 
-def measure(port: int, counts: Sequence[int]) -> dict[str, Any]:
-    """Measure with so many sites; rows of others that were kept before stay."""
+PARTS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
+    "plain": plain_rounds,
+    "secure": secure_rounds,
+    "local": without_wire,
+}
+
+
+def measure(port: int, counts: Sequence[int], parts: Sequence[str]) -> dict[str, Any]:
+    """Measure these parts with so many sites; what was kept before of others stays."""
     kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-    rows = [row for row in kept if row["sites"] not in counts]
-    for place, sites in enumerate(counts):
-        row = over_the_wire(sites, port + 10 * place)
-        row["masking"] = masking(sites)
-        with tempfile.TemporaryDirectory() as name:
-            row["opening"] = opening(Path(name), sites)
-        rows.append(row)
+    rows = {row["sites"]: row for row in kept}
+    for sites in counts:
+        row = rows.setdefault(sites, {"sites": sites})
+        for part in parts:
+            row.update(PARTS[part](sites, port))
+            port += 2
     return {
-        "rows": sorted(rows, key=lambda row: int(row["sites"])),
+        "rows": [rows[sites] for sites in sorted(rows)],
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} threads",
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -252,12 +269,13 @@ def measure(port: int, counts: Sequence[int]) -> dict[str, Any]:
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the tables for docs/performance.md."""
+    whole = [row for row in result["rows"] if row.keys() >= {"plain", "secure", "masking"}]
     headings = (
         *("sites", "round, plain, s", "round, secure, s", "of it all sites' own work, s", "update, plain, kB"),
         *("masked, kB", "keys and shares, kB a site", "opening, kB a site"),
     )
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    for row in result["rows"]:
+    for row in whole:
         own, sizes = row["site_seconds"], row["stage_bytes"]
         cells = [str(row["sites"]), f"{row['plain']['seconds']:.2f}", f"{row['secure']['seconds']:.2f}"]
         cells += [f"{row['sites'] * sum(own.values()):.2f}"]
@@ -269,7 +287,7 @@ def page(result: Mapping[str, Any]) -> str:
         *("server: plain mean of 1 MB, s", "masked sum, s", "with a third lost, s"),
     )
     lines += ["", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    for row in result["rows"]:
+    for row in whole:
         own = row["site_seconds"]
         cells = [str(row["sites"]), f"{1e3 * (own[SETUP] + own[SHARE_KEYS]):.1f}", f"{1e3 * own['train']:.0f}"]
         cells += [f"{1e3 * own[UNMASK]:.2f}"]
@@ -283,10 +301,11 @@ def main() -> None:
     """Measure, keep, and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the result as JSON in place of the tables")
-    parser.add_argument("--port", type=int, default=18900, help="first port; six are used for each number of sites")
-    parser.add_argument("--sites", type=int, nargs="+", default=SITES, help="how many; rows of others are kept")
+    parser.add_argument("--port", type=int, default=18900, help="first port; eighteen are used")
+    parser.add_argument("--sites", type=int, nargs="+", default=SITES, help="how many; what is kept of others stays")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=tuple(PARTS), help="what; the rest is kept")
     arguments = parser.parse_args()
-    result = measure(arguments.port, arguments.sites)
+    result = measure(arguments.port, arguments.sites, arguments.parts)
     with suppress(OSError):
         RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result) if arguments.json else page(result))

@@ -167,7 +167,8 @@ class Limits:
 
 def _named(message: Message, key: str) -> list[str]:
     """Return the sites that a message of secure aggregation names; what it is as a whole is looked at later."""
-    found = message.content.config_records[SECURE].get(key) if SECURE in message.content else None
+    record = message.content.config_records.get(SECURE)
+    found = None if record is None else record.get(key)
     return [str(name) for name in found] if isinstance(found, list) else []
 
 

@@ -258,12 +258,17 @@ class Hub:
                 self.complete(task, Answer(task.offer.task_id, error=reason))
 
     def withdraw(self, task_ids: Iterable[str], reason: str) -> list[Task]:
-        """Forget tasks that nobody waits for any more, and tell the sites that still work on one."""
+        """Forget tasks that nobody waits for any more, and tell the sites that still work on one.
+
+        Who has answered one may keep the outcome until the next round is committed.
+        """
         gone = [task for name in task_ids if (task := self.tasks.pop(name, None)) is not None]
         for task in gone:
             if not task.done:
                 cancel = pb.Cancel(task_id=task.offer.task_id, reason=reason)
                 self._tell(task.site, pb.FromServer(cancel=cancel))
+            elif (session := self.sessions.get(task.site)) is not None:
+                session.held |= {task.offer.task_id}
         return gone
 
     def committed(self, run: str, number: int, task_ids: Iterable[str]) -> None:

@@ -76,7 +76,7 @@ class SecureFedWon(FedWon):
                     f"needed (asked: {asked})."
                 )
             )
-            sites = self._here()
+            sites = self._drawn(number)
 
     def _tried(self, number: int, sites: Sequence[str]) -> tuple[Sitting, dict[str, MaskOrder]]:
         """Hold a sitting as far as the shares; where sites are lost between keys and shares, again without these."""
@@ -105,10 +105,12 @@ class SecureFedWon(FedWon):
     def _largest_weight(self, sites: Sequence[str]) -> float:
         """Return up to what images count as weight: those of the largest site, or `weight_cap` medians."""
         surveys = {site: self._grid.survey(site) for site in sites}
-        counts = [sum(row.get("train", 0) for row in survey.values()) for survey in surveys.values() if survey]
+        config = self.tracked.config
+        found = [sum(row.get("train", 0) for row in survey.values()) for survey in surveys.values() if survey]
+        counts = [min(count, config.images.max_train or count) for count in found]
         if not any(counts):
             return UNKNOWN
-        return float(min(max(counts), self.tracked.config.aggregation.weight_cap * max(statistics.median(counts), 1)))
+        return float(min(max(counts), config.aggregation.weight_cap * max(statistics.median(counts), 1)))
 
     def _stage(
         self, number: int, stage: str, sitting: Sitting, requests: Mapping[str, object], kind: type[M]
@@ -216,12 +218,17 @@ class SecureFedWon(FedWon):
         if pausing:
             self._rest(why)
         logger.warning("round %d is asked for in a new sitting: %s", number, why.message)
+        self._sent = {}
+        self._ask(number, self._drawn(number))
+        self.tracked.tell(RoundStarted(number, tuple(sorted(self._sent))))
+        deadline = self.tracked.config.participation.deadline_seconds
+        return self._grid.send_and_receive(list(self._sent.values()), timeout=deadline)
+
+    def _drawn(self, number: int) -> list[str]:
+        """Choose the sites of a round once more, of those that are there now."""
         settings = self.tracked.config.participation
         here = self._wait_for_sites(settings.minimum)
-        self._sent = {}
-        self._ask(number, choose(here, settings.fraction, self.tracked.config.seed, number))
-        self.tracked.tell(RoundStarted(number, tuple(sorted(self._sent))))
-        return self._grid.send_and_receive(list(self._sent.values()), timeout=settings.deadline_seconds)
+        return choose(here, settings.fraction, self.tracked.config.seed, number)
 
 
 def _read(kind: type[M], reply: Message) -> M | str:

@@ -76,8 +76,9 @@ def test_a_third_is_killed_at_each_step_and_the_sum_is_the_plain_one(fleets, tmp
 
     server.end(-signal.SIGKILL)
     fleet.start_server("--resume").end()
-    for site in sites.values():
+    for name, site in sites.items():
         site.end()
+        assert not list((fleet.folder / name / "journal").glob("*.header"))
 
     plain = Plain(fleet, tmp_path)
     counted = [manifest["sites"] for manifest in plain.manifests if manifest["round"]]

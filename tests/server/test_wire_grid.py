@@ -100,6 +100,18 @@ async def test_nothing_to_send(running):
     assert await running.done(lambda: list(running.grid.send_and_receive([]))) == []
 
 
+@wired
+async def test_what_a_site_answered_before_its_last_task_of_a_round_may_go_when_that_is_committed(running):
+    sessions = await connected(running, "a")
+    for kind in ("query.before", "train"):
+        asking = Asking(running, tasks(running, "a", kind=kind))
+        await answer(sessions["a"])
+        await asking.task
+    await running.done(running.grid.committed, "run", 1, ["run.r1.train.a"])
+    committed = await sessions["a"].next("committed")
+    assert list(committed.task_ids) == ["run.r1.query.before.a", "run.r1.train.a"]
+
+
 # ---- deadline, quorum, patience
 
 

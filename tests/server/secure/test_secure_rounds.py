@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.secagg.fixed_point import FixedPoint
-from fedwon.server.events import RoundCommitted, SiteFailed
+from fedwon.server.events import RoundCommitted, RunPaused, SiteFailed
 from fedwon.server.runs import Run
 from fedwon.server.secure.strategy import SecureFedWon
 from tests.server.secure.secure_kit import STAGES, Sites, moved, secure_run
@@ -205,3 +207,57 @@ def test_sites_of_two_circles_do_not_mask_with_one_another(secured, tmp_path):
         start(run, strategy, grid)
     reasons = {event.site: event.reason for event in told if isinstance(event, SiteFailed)}
     assert "do not know the secret of this circle (`circle` in client.yaml): s6." in reasons["s1"]
+
+
+def test_a_random_graph_of_few_neighbours(secured):
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid, secure={"neighbours": 4})
+    first = run.last()[1]
+    grid.lost = {"train": ["s3"]}
+    start(run, strategy, grid)
+    assert_same(run.last()[1], plain_mean(first, {name: IMAGES[name] for name in IMAGES if name != "s3"}, 6))
+
+
+def test_a_share_of_the_sites_in_each_round(secured):
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid, fraction=0.5, minimum=6)
+    start(run, strategy, grid, rounds=2)
+    counted = [event.sites for event in told if isinstance(event, RoundCommitted)]
+    assert [len(sites) for sites in counted] == [3, 3]
+    assert counted[0] != counted[1]
+    assert all({*earlier} == {*later} for earlier, later in pairwise(grid.asked[:4]))  # all stages of a round
+
+
+def test_sites_that_are_away_are_waited_for_and_the_round_goes_on(secured):
+    class Returning(Sites):
+        def wait_for_arrival(self, seconds):
+            self.said.append(("paused", seconds))
+            self.lost = {}
+            return True
+
+    grid = Returning(IMAGES)
+    run, _, told = secured(grid, pause_seconds=1.0, retries=0)
+    for done, stage in enumerate((STAGES[0], STAGES[2], STAGES[3])):
+        grid.lost = {stage: ["s1", "s2", "s3", "s4"]}
+        start(run, SecureFedWon(run, grid, done), grid)
+    counted = [event.sites for event in told if isinstance(event, RoundCommitted)]
+    assert counted == [tuple(IMAGES)] * 3
+    assert grid.said.count(("paused", 1.0)) == 3
+    reasons = [event.reason for event in told if isinstance(event, RunPaused)]
+    assert "0 sites could agree on masks, of 3 needed" in reasons[0]
+    assert "The sum cannot be opened" in reasons[1]
+    assert "The sum cannot be opened" in reasons[2]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ({"a": 10, "b": 20, "c": 30}, 30.0),
+        ({"a": 10, "b": 10, "c": 10**6}, 100.0),  # `weight_cap` medians
+        ({"a": 0, "b": 0, "c": 0}, 2.0**20),
+    ],
+)
+def test_up_to_what_images_count_as_weight(secured, images, expected):
+    grid = Sites(images)
+    _, strategy, _ = secured(grid)
+    assert strategy._largest_weight(list(images)) == expected
