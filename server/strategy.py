@@ -267,17 +267,19 @@ class FedWon(FedAvg):
         updates, sites = [one.update for one in counting], sorted({one.update.site for one in counting})
         types = {name: array.dtype for name, array in self._reference.items()}
         starts, private = [one.start for one in counting], self.tracked.config.privacy.sites
+        costs: dict[str, Any] = {}
         if private.noise is None:
-            averaged, releases = aggregate(updates, starts, settings, types), {}
+            averaged = aggregate(updates, starts, settings, types)
         else:
-            averaged, releases = private_mean(updates, starts, private, types), releases_of(updates)
+            averaged, clip = private_mean(updates, starts, private, types, self.tracked.clip)
+            costs = {"releases": releases_of(updates), "clip": clip}
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         whole, delta = self._as_sites_get_it(number, whole)
         seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
         told = {one.update.site: epsilon for one in counting if (epsilon := _epsilon(one)) is not None}
-        costs: dict[str, Any] = {"releases": releases, "told": told}
+        costs["told"] = told
         stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta, **costs)
         self._announce(number, stored)
         self._close(number, missing)
