@@ -241,16 +241,15 @@ def run_all(end: float, only: str) -> Iterator[dict[str, Any]]:
 def table() -> str:
     """Return the table from the runs that are there; test images, the learning rate chosen on validation images."""
     lines = ["| private | epsilon | noise | " + " | ".join(VARIANTS) + " |", "|---|---|---|" + "---|" * len(VARIANTS)]
+    shown = {"none": "nothing", "examples": "images", "sites": "sites (20)"}
     for kind, epsilons in ROWS.items():
         for epsilon in epsilons:
-            cells, noise = [], ""
-            for variant in VARIANTS:
-                found = _runs(Spec(variant, kind, epsilon, 0.0, 0))
-                cells.append(_cell(found))
-                noise = next((f"{one['privacy'][kind]['noise']:.3g}" for one in found if kind != "none"), noise)
-            shown = {"none": "nothing", "examples": "images", "sites": "sites (20)"}[kind]
-            told = f"{epsilon:g}" if epsilon else "-"
-            lines.append(f"| {shown} | {told} | {noise or '-'} | {' | '.join(cells)} |")
+            found = [_runs(Spec(variant, kind, epsilon, 0.0, 0)) for variant in VARIANTS]
+            done = [one for runs in found for one in runs if one["epsilon"]]
+            # what was spent: a site has a few images more or fewer than was planned for
+            spent = f"{round(max(one['epsilon'] for one in done), 1):g}" if done else "-"
+            noise = f"{done[0]['privacy'][kind]['noise']:.3g}" if done else "-"
+            lines.append(f"| {shown[kind]} | {spent} | {noise} | {' | '.join(map(_cell, found))} |")
     return "\n".join(lines)
 
 
