@@ -3,7 +3,8 @@
 Five sites hold a domain of Digits-Five each, cut small; twenty do for privacy of whole sites, where the noise is
 divided by their number. For each variant a learning rate is chosen by a climb over one grid, without privacy and with
 privacy of images at the largest epsilon, on validation images and with a seed of its own; then each epsilon is run with
-each seed and scored on test images. Privacy of sites takes the rate of no privacy. Noise is the
+each seed and scored on test images. Privacy of sites takes the rate of no privacy, and fedwon without adaptive gradient
+clipping (AGC) that of fedwon. Noise is the
 product's own, from the operating system: the same seed gives the same split, weights and sites, and other noise.
 
 Each run is a JSON file below `benchmarks/results/privacy` and is skipped when it is there, so that the command can be
@@ -49,7 +50,7 @@ DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
 IMAGES, TEST, VALIDATION = 1500, 300, 0.2
 """Of a domain: images for training and validation, test images, and the share of the former for validation."""
 ROUNDS, BATCH, SIZE, CLIP, DELTA = 6, 120, 16, 1.0, 1e-5
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 TUNING_SEED, SEEDS = 101, (1, 2)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "fedwon": {"method": "fedwon"},
@@ -205,7 +206,8 @@ def chosen(row: Spec, end: float) -> Spec | None:
     """Climb to the learning rate with the best validation accuracy; None where time is over."""
     scores: dict[float, float] = {}
     kind = "none" if row.kind == "sites" else row.kind
-    first = replace(row, kind=kind, epsilon=ROWS[kind][0])
+    variant = row.variant.partition(",")[0]
+    first = replace(row, variant=variant, kind=kind, epsilon=ROWS[kind][0])
     wanted = [RATES[len(RATES) // 2]]
     while wanted:
         for lr in wanted:
