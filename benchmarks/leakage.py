@@ -339,8 +339,8 @@ def main() -> None:
         rows = {name: kept[name] for name in CASES if name in kept}
     result = {"cases": rows, "iterations": ITERATIONS, "versions": versions()}
     chosen.keep.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    picture = PICTURE if chosen.keep == RESULT else chosen.keep.with_suffix(".png")
-    draw(pictures, picture.with_stem(f"{picture.stem}-{chosen.only}") if chosen.only else picture)
+    if not chosen.only:  # the picture shows all cases
+        draw(pictures, PICTURE if chosen.keep == RESULT else chosen.keep.with_suffix(".png"))
     print(json.dumps(result) if chosen.json else page(rows))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import torch
+from torch import nn
 
 from fedwon.client.agreement import agree
 from fedwon.client.ceiling import is_out_of_memory, memory_limit
@@ -23,7 +24,7 @@ from fedwon.client.listing import list_site
 from fedwon.client.opening import parted
 from fedwon.client.preflight import CONNECT_SECONDS, Finding, finding_of
 from fedwon.client.quality import look_over, some
-from fedwon.client.training import train
+from fedwon.client.training import TrainingOutcome, train
 from fedwon.common.errors import ConfigError, EmptyClass, FedwonError, OutOfMemory, Refused
 from fedwon.common.model_file import network
 from fedwon.common.run_config import RunConfig, TaskConfig
@@ -174,6 +175,19 @@ def _own_classes(config: ClientConfig, folder: Path) -> tuple[str, ...]:
     return classes
 
 
+def _trained(model: nn.Module, images: ImageSet, task: TaskConfig, steps: int) -> TrainingOutcome:
+    """Take steps with all images, privately where the run asks for it."""
+    settings, batch = task.training.model_copy(update={"steps": steps}), len(images)
+    if task.privacy.noise is None:
+        smallest = min(task.minimum_batch, batch)
+        return train(model, images, settings, batch_size=batch, minimum_batch=smallest, seed=1)
+    from fedwon.client.private_training import Mechanism, planned, train_privately  # needs Opacus
+
+    plan = planned(batch, batch, settings, task.privacy.noise)
+    mechanism = Mechanism(task.privacy.clip, task.privacy.noise)
+    return train_privately(model, images, settings, plan, mechanism, seed=1)
+
+
 def _timed(config: ClientConfig, task: TaskConfig, batch: int) -> float:
     """Train some steps on noise, which takes as long as on images; return the seconds of one."""
     if config.threads:
@@ -183,13 +197,9 @@ def _timed(config: ClientConfig, task: TaskConfig, batch: int) -> float:
         pixels = torch.randint(0, 256, (batch, channels, size, size), dtype=torch.uint8)
         labels = torch.arange(batch) % len(task.classes)
         images = ImageSet(task.classes, labels, Preparation(task.images), pixels, None, tuple(range(batch)))
-        model, times = network(task), []
-        for steps in (1, STEPS):
-            settings = task.training.model_copy(update={"steps": steps})
-            smallest = min(task.minimum_batch, batch)
-            outcome = train(model, images, settings, batch_size=batch, minimum_batch=smallest, seed=1)
-            times.append(outcome.seconds / steps)
-        return times[-1]
+        model = network(task)
+        _trained(model, images, task, 1)  # the first one takes longer
+        return _trained(model, images, task, STEPS).seconds / STEPS
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

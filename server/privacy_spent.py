@@ -10,21 +10,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedwon.common.config import parse
-from fedwon.common.privacy_settings import PrivacyConfig
+from fedwon.common.privacy_settings import PrivacyConfig, SitePrivacyConfig
 from fedwon.server.store import RunRow
 
 EPSILON = "privacy-epsilon"
 """What a site calls its number."""
-RELEASES, TOLD = "releases", "told"
+RELEASES, TOLD, CLIP = "releases", "told", "clip"
 
 
-def add_round(row: RunRow, releases: Mapping[str, int], told: Mapping[str, float]) -> None:
+def clip_of(row: RunRow, asked: SitePrivacyConfig) -> float:
+    """Return the bound of a run's next round."""
+    return float((row.privacy or {}).get(CLIP, asked.clip))
+
+
+def add_round(row: RunRow, releases: Mapping[str, int], told: Mapping[str, float], clip: float | None = None) -> None:
     """Note a round that was committed.
 
     Args:
         row: the run's.
         releases: by site, how often its update is in the new model; a relay's sites are behind its own name.
         told: by site, epsilon of its images in this run as it says.
+        clip: the next round's bound, where there is one.
     """
     if not (releases or told):
         return
@@ -32,7 +38,8 @@ def add_round(row: RunRow, releases: Mapping[str, int], told: Mapping[str, float
     counts = dict(before.get(RELEASES, {}))
     for site, count in releases.items():
         counts[site] = counts.get(site, 0) + count
-    row.privacy = {RELEASES: counts, TOLD: {**before.get(TOLD, {}), **told}}  # a new one: changes inside are not seen
+    new = {RELEASES: counts, TOLD: {**before.get(TOLD, {}), **told}}
+    row.privacy = new if clip is None else {**new, CLIP: clip}  # a new one, for changes inside are not seen
 
 
 def spent(config: Mapping[str, Any], kept: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -50,7 +57,8 @@ def spent(config: Mapping[str, Any], kept: Mapping[str, Any] | None) -> dict[str
     found: dict[str, dict[str, Any]] = {}
     if asked.sites.noise is not None:
         by_site = {site: asked.sites.epsilon(count) or 0.0 for site, count in sorted(counts.items())}
-        found["sites"] = {"noise": asked.sites.noise, "clip": asked.sites.clip, "delta": asked.sites.delta}
+        clip = (kept or {}).get(CLIP, asked.sites.clip)
+        found["sites"] = {"noise": asked.sites.noise, "clip": clip, "delta": asked.sites.delta}
         found["sites"] |= {"epsilon": max(by_site.values(), default=0.0), "by_site": by_site}
     if asked.examples.noise is not None:
         found["examples"] = {"noise": asked.examples.noise, "clip": asked.examples.clip, "delta": asked.examples.delta}

@@ -9,6 +9,11 @@ With n updates, each shortened to `clip`, and all of the same weight, one site's
 most; the noise has a standard deviation of `noise * clip / n`. Sites are chosen by the run's seed, which every site is
 told, so that nothing is gained by who was not chosen (no amplification by sampling): a site pays for each round that it
 is in, and for no other.
+
+With a quantile the bound follows the updates: Andrew, Thakkar, McMahan and Ramaswamy 2021 (arXiv:1905.03871). How many
+updates were within it is counted with noise, and the bound falls where they are more than the quantile. Sum and count
+share the budget, 1 / noise^2 = 1 / noise_of_sum^2 + 1 / noise_of_count^2, the count having a tenth; so the cost is that
+of `noise`. One site changes the count by 1 at most (the paper centres it and has 1/2).
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -27,14 +33,33 @@ from fedwon.server.column_rules import Row
 from fedwon.server.differences import Change, floating, norm
 from fedwon.server.shortening import shortened_mean
 
+FALL = 0.2
+"""How fast the bound follows: by this share of its logarithm where all updates, or none, are within it."""
+COUNT = 0.1
+"""The count's part of the budget."""
+
+
+class Made(NamedTuple):
+    """A private mean.
+
+    Attributes:
+        record: the model; tensors of integers stay as they were, for no noise fits them.
+        clip: the next round's bound.
+    """
+
+    record: ArrayRecord
+    clip: float
+
 
 def private_mean(
     updates: Sequence[Update],
     starts: Sequence[ArrayRecord],
     asked: SitePrivacyConfig,
     types: Mapping[str, str],
+    clip: float,
+    *,
     draw: Draw = normal,
-) -> ArrayRecord:
+) -> Made:
     """Make the next global model of a round's updates.
 
     Args:
@@ -42,10 +67,8 @@ def private_mean(
         starts: of the model that each started from, what the update has.
         asked: `run.privacy.sites`, with noise.
         types: what each floating-point tensor of the result is rounded to, by name.
+        clip: the round's bound.
         draw: the noise; tests give another.
-
-    Returns:
-        The model; tensors of integers stay as they were, for no noise fits them.
 
     Raises:
         ValueError: there is nothing to average, or no noise is asked for.
@@ -54,15 +77,25 @@ def private_mean(
         raise ValueError("a private mean needs updates and noise")
     pairs = sorted(zip(updates, starts, strict=True), key=lambda pair: pair[0].site)
     updates, starts = [update for update, _ in pairs], [start for _, start in pairs]
-    factors = [_factor(norm(Change(update.record, start)), asked.clip) for update, start in pairs]
-    deviation = asked.noise * asked.clip / len(updates)
+    factors = [_factor(norm(Change(update.record, start)), clip) for update, start in pairs]
+    noise = asked.noise if asked.quantile is None else asked.noise / math.sqrt(1 - COUNT)
+    deviation = noise * clip / len(updates)
 
     def _noise(count: int) -> Row:
         return draw(count) * deviation
 
     mean = shortened_mean(updates, starts, [1 / len(updates)] * len(updates), factors, types, noise=_noise)
     kept = {name: Averaged(np.array(starts[0][name].numpy())) for name, array in mean.items() if not floating(array)}
-    return ArrayRecord({**mean, **kept})
+    return Made(ArrayRecord({**mean, **kept}), _followed(clip, factors, asked, draw))
+
+
+def _followed(clip: float, factors: Sequence[float], asked: SitePrivacyConfig, draw: Draw) -> float:
+    """Return the next bound."""
+    if asked.quantile is None or asked.noise is None:
+        return clip
+    within = sum(factor == 1.0 for factor in factors) + float(draw(1)[0]) * asked.noise / math.sqrt(COUNT)
+    share = min(max(within / len(factors), 0.0), 1.0)
+    return clip * math.exp(-FALL * (share - asked.quantile))
 
 
 def _factor(length: float, clip: float) -> float:

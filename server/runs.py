@@ -27,7 +27,7 @@ from fedwon.common.version import VERSION
 from fedwon.server.bookkeeping import Bookkeeping
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunPaused
-from fedwon.server.privacy_spent import add_round
+from fedwon.server.privacy_spent import add_round, clip_of
 from fedwon.server.retention import let_go, prune_quarantine
 from fedwon.server.starting import initial_weights
 from fedwon.server.store import RunRow, Store, newest_runs, now
@@ -147,6 +147,12 @@ class Run(Bookkeeping):
         with self.store.session() as session:
             return session.get_one(RunRow, self.id).wish
 
+    @property
+    def clip(self) -> float:
+        """How far an update of the next round may move the model, where whole sites are private."""
+        with self.store.session() as session:
+            return clip_of(session.get_one(RunRow, self.id), self.config.privacy.sites)
+
     def grant(self) -> None:
         """Note that the operator's wish was fulfilled: a run that is taken up again goes on."""
         with self.together() as session:
@@ -176,6 +182,7 @@ class Run(Bookkeeping):
         averaged: Iterable[str] = (),
         releases: Mapping[str, int] = NOTHING,
         told: Mapping[str, float] = NOTHING,
+        clip: float | None = None,
     ) -> StoredRecord:
         """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
 
@@ -190,6 +197,7 @@ class Run(Bookkeeping):
             averaged: the tasks that these updates came of.
             releases: what it cost in privacy of whole sites: see `fedwon.server.privacy_spent`.
             told: what it cost in privacy of single images, by site.
+            clip: how far an update of the next round may go, where whole sites are private.
 
         Returns:
             The model as it stands on the disk.
@@ -203,7 +211,7 @@ class Run(Bookkeeping):
         with self.together() as session:
             session.merge(self.checkpoints.row(number, blob, seconds))
             self.averaged(averaged)
-            add_round(session.get_one(RunRow, self.id), releases, told)
+            add_round(session.get_one(RunRow, self.id), releases, told, clip)
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))
         let_go(self.checkpoints, self.store, self.id, self.config, number)
         return open_record(blob.path, digest=blob.digest)

@@ -282,27 +282,34 @@ class FedWon(FedAvg):
 
     def _averaged(self, counting: Sequence[Accepted]) -> ArrayRecord:
         """Make the updates of a round one."""
-        config, updates = self.tracked.config, [one.update for one in counting]
-        types = {name: array.dtype for name, array in self._reference.items()}
-        starts = [one.start for one in counting]
-        if config.privacy.sites.noise is not None:
-            return private_mean(updates, starts, config.privacy.sites, types)
-        return aggregate(updates, starts, config.aggregation, types)
+        updates, starts = [one.update for one in counting], [one.start for one in counting]
+        return aggregate(updates, starts, self.tracked.config.aggregation, self._types())
+
+    def _private_mean(self, counting: Sequence[Accepted]) -> tuple[ArrayRecord, dict[str, Any]]:
+        """Make the updates of a round one with noise; return with it what to keep count of."""
+        updates, starts = [one.update for one in counting], [one.start for one in counting]
+        private = self.tracked.config.privacy.sites
+        averaged, clip = private_mean(updates, starts, private, self._types(), self.tracked.clip)
+        return averaged, {"releases": releases_of(updates), "clip": clip}
+
+    def _types(self) -> dict[str, str]:
+        return {name: array.dtype for name, array in self._reference.items()}
 
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
     ) -> tuple[ArrayRecord, MetricRecord | None]:
         counting = [accepted[key] for key in sorted(accepted)]
-        sites = sorted({one.update.site for one in counting})
-        averaged, private = self._averaged(counting), self.tracked.config.privacy.sites.noise is not None
-        releases = releases_of([one.update for one in counting]) if private else {}
+        sites, costs = sorted({one.update.site for one in counting}), dict[str, Any]()
+        if self.tracked.config.privacy.sites.noise is None:
+            averaged = self._averaged(counting)
+        else:
+            averaged, costs = self._private_mean(counting)
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
         whole, delta = self._as_sites_get_it(number, whole)
         seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
-        told = {one.update.site: epsilon for one in counting if (epsilon := _epsilon(one)) is not None}
-        costs: dict[str, Any] = {"releases": releases, "told": told}
+        costs["told"] = {one.update.site: spent for one in counting if (spent := _epsilon(one)) is not None}
         stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta, **costs)
         self._announce(number, stored)
         self._close(number, missing)

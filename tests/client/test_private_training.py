@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedwon.client import grad_samplers
 from fedwon.client import private_training as module
 from fedwon.client.grad_samplers import ExampleGradients
 from fedwon.client.private_training import Mechanism, clipped_sum, planned, train_privately
 from fedwon.client.training import train
 from fedwon.common.accounting import Spent
-from fedwon.common.errors import TaskFailed
+from fedwon.common.errors import MissingExtra, TaskFailed
 from fedwon.common.task_settings import TrainingConfig
 from fedwon.models import OffsetWSConv2d, WSConv2d, WSLinear, build_model
 from tests.client.test_local_training import images_of, network
@@ -102,6 +105,14 @@ def test_a_filter_below_the_floor_has_its_gradient_too():
 def test_batch_norm_is_refused_with_the_reason():
     with pytest.raises(TaskFailed, match="mixes the images of a batch"):
         ExampleGradients(network("batch"))
+
+
+def test_without_opacus_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.grad_sample", None)
+    spec = importlib.util.spec_from_file_location("without_opacus", grad_samplers.__file__)
+    with pytest.raises(MissingExtra, match="Opacus is not installed") as caught:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert "fedwon[privacy]" in caught.value.hint
 
 
 def test_a_parameter_that_no_rule_sees_is_noticed():

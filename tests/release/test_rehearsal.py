@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedwon.client import rehearsal
+from fedwon.client import private_training, rehearsal
 from fedwon.client.cli import app
 from fedwon.client.rehearsal import rehearse
 from fedwon.common.errors import ClassMismatch, EmptyClass, OutOfMemory, Refused
+from fedwon.common.run_config import RunConfig
 from tests.release.line_kit import make_site, with_server
 from tests.server.release_kit import make_home, make_run
 from tests.server.server_kit import small_run
@@ -49,6 +50,21 @@ def test_all_is_well_and_classes_are_not_known_before_the_first_run(home, tmp_pa
     assert figures["minutes_per_round"] > figures["steps"] * figures["seconds_per_step"] / 60
     assert figures["peak_bytes"] > 50e6
     json.dumps([finding.as_dict() for finding in found.values()])
+
+
+def test_private_training_is_rehearsed_privately_and_costs_nothing(tmp_path, monkeypatch):
+    asked = RunConfig.model_validate(
+        {**small_run(classes=None).model_dump(mode="json"), "privacy": {"examples": {"noise": 1.0}}}
+    )
+    home = make_home(tmp_path / "server", run=asked)
+    taken = []
+    plain = private_training.train_privately
+    monkeypatch.setattr(private_training, "train_privately", lambda *a, **k: taken.append(a[3]) or plain(*a, **k))
+    found = tried(home, make_site(home, tmp_path / "site", batch_size=4), tmp_path / "site")
+    home.store.close()
+    assert found["training"].ok
+    assert [plan.noise for plan in taken] == [1.0, 1.0]
+    assert not (tmp_path / "site" / "privacy.json").exists()
 
 
 def test_classes_are_compared_with_the_newest_runs(home, tmp_path):

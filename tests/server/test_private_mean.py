@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fedwon.common.config import parse
 from fedwon.common.errors import StaysRefused
 from fedwon.common.flower import host_app
+from fedwon.common.noise import normal
 from fedwon.common.privacy_settings import SitePrivacyConfig
 from fedwon.common.run_config import RunConfig
 from fedwon.server import quarantine, report
@@ -33,6 +34,11 @@ def asked(noise=1.0, clip=1.0) -> SitePrivacyConfig:
 
 def silent(count):
     return np.zeros(count)
+
+
+def mean_of(updates, starts, rules=None, types=TYPES, draw=silent):
+    rules = rules or asked()
+    return private_mean(updates, starts, rules, types, rules.clip, draw=draw).record
 
 
 def flowers(updates, begun, clip, noise=0.0) -> ArrayRecord:
@@ -55,7 +61,7 @@ def floating(arrays) -> ArrayRecord:
 @pytest.mark.parametrize("clip", [0.1, 2.0, 3.5, 100.0])
 def test_without_noise_it_is_what_flower_makes(tmp_path, clip):
     updates, starts = made(5, 3, tmp_path)
-    found = private_mean(updates, starts, asked(clip=clip), TYPES, silent)
+    found = mean_of(updates, starts, asked(clip=clip))
     wanted = flowers(updates, starts[0], clip)
     for name in TYPES:
         np.testing.assert_allclose(found[name].numpy(), wanted[name].numpy(), rtol=1e-5, atol=1e-6)
@@ -64,7 +70,7 @@ def test_without_noise_it_is_what_flower_makes(tmp_path, clip):
 def test_the_noise_is_as_strong_as_flowers():
     big = record(w=np.zeros(200_000, np.float32))
     updates = [Update(f"s{place}", 1, big) for place in range(4)]
-    found = private_mean(updates, [big] * 4, asked(3.0, 0.5), {"w": "float32"})["w"].numpy()
+    found = mean_of(updates, [big] * 4, asked(3.0, 0.5), {"w": "float32"}, normal)["w"].numpy()
     assert found.std() == pytest.approx(3.0 * 0.5 / 4, rel=0.02)
     assert abs(found.mean()) < 0.01
 
@@ -72,9 +78,9 @@ def test_the_noise_is_as_strong_as_flowers():
 @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0.01, 5))
 def test_no_site_moves_the_model_further_than_its_share(seed, count, clip):
     updates, starts = made(count, seed)
-    with_it = private_mean(updates, starts, asked(clip=clip), TYPES, silent)
+    with_it = mean_of(updates, starts, asked(clip=clip))
     still = [*updates[1:], Update(updates[0].site, 1, starts[0])]  # the same site, with nothing learned
-    without = private_mean(still, starts, asked(clip=clip), TYPES, silent)
+    without = mean_of(still, starts, asked(clip=clip))
     apart = math.sqrt(
         sum(float(((with_it[name].numpy() - without[name].numpy()).astype(np.float64) ** 2).sum()) for name in TYPES)
     )
@@ -83,25 +89,74 @@ def test_no_site_moves_the_model_further_than_its_share(seed, count, clip):
 
 def test_the_order_does_not_count_and_integers_stay(tmp_path):
     updates, starts = made(4, 1, tmp_path)
-    found = private_mean(updates, starts, asked(), TYPES, silent)
-    assert same(found, private_mean(updates[::-1], starts, asked(), TYPES, silent))
+    found = mean_of(updates, starts)
+    assert same(found, mean_of(updates[::-1], starts))
     assert int(found["n"].numpy()) == 1  # as it was, and not as the first site has it
 
 
 def test_what_is_not_finite_counts_as_nothing_learned():
     updates, starts = made(3, 1)
     broken = Update("s1", 1, shifted(updates[1].record, math.nan))
-    found = private_mean([updates[0], broken, updates[2]], starts, asked(), TYPES, silent)
+    found = mean_of([updates[0], broken, updates[2]], starts)
     still = Update("s1", 1, starts[1])
-    assert same(found, private_mean([updates[0], still, updates[2]], starts, asked(), TYPES, silent))
+    assert same(found, mean_of([updates[0], still, updates[2]], starts))
 
 
 def test_there_is_nothing_to_average():
     with pytest.raises(ValueError, match="needs updates"):
-        private_mean([], [], asked(), TYPES)
+        mean_of([], [])
     updates, starts = made(2, 1)
     with pytest.raises(ValueError, match="and noise"):
-        private_mean(updates, starts, SitePrivacyConfig(), TYPES)
+        mean_of(updates, starts, SitePrivacyConfig())
+
+
+class TestABoundThatFollows:
+    rules = SitePrivacyConfig(noise=2.0, clip=1.0, quantile=0.5)
+
+    def followed(self, clip, rounds, count=30, draw=silent, scale=1.0):
+        begun = record(w=np.zeros(4, np.float32))
+        lengths = scale * np.random.default_rng(1).lognormal(size=count)
+        updates = [
+            Update(f"s{place:02}", 1, record(w=np.float32([size, 0, 0, 0]))) for place, size in enumerate(lengths)
+        ]
+        for _ in range(rounds):
+            clip = private_mean(updates, [begun] * count, self.rules, {"w": "float32"}, clip, draw=draw).clip
+        return clip, lengths
+
+    @pytest.mark.parametrize("begun", [0.01, 1.0, 300.0])
+    def test_it_ends_at_the_quantile_wherever_it_begins(self, begun):
+        clip, lengths = self.followed(begun, 200)
+        assert np.mean(lengths <= clip) == pytest.approx(0.5, abs=0.05)
+
+    def test_one_step_is_the_papers(self):
+        clip, lengths = self.followed(1.0, 1)
+        assert clip == pytest.approx(math.exp(-0.2 * (np.mean(lengths <= 1.0) - 0.5)))
+
+    def test_with_noise_on_the_count_it_comes_near_where_there_are_many(self):
+        clip, lengths = self.followed(1.0, 60, count=300, draw=np.random.default_rng(3).standard_normal)
+        assert 0.35 < np.mean(lengths <= clip) < 0.65
+
+    def test_one_round_moves_it_little_whatever_the_count_says(self):
+        for drawn in (-1e9, 1e9):
+            clip, _ = self.followed(1.0, 1, draw=lambda count, drawn=drawn: np.full(count, drawn))
+            assert math.exp(-0.2) < clip < math.exp(0.2)
+
+    def test_sum_and_count_cost_what_noise_costs(self):
+        drawn = []
+        self.followed(1.0, 1, draw=lambda count: drawn.append(count) or np.ones(count))
+        assert drawn == [4, 1]
+        begun = record(w=np.zeros(1, np.float32))
+        one = private_mean([Update("a", 1, begun)], [begun], self.rules, {"w": "float32"}, 1.0, draw=np.ones)
+        of_sum = float(one.record["w"].numpy()[0])  # over a clip of 1
+        of_count = 2.0 * math.sqrt(10)
+        assert pytest.approx(1 / of_sum**2 + 1 / of_count**2) == 1 / 2.0**2
+
+    def test_a_run_keeps_it(self, private):
+        run = private(sites={"noise": 0.001, "quantile": 0.5, "clip": 1000.0})
+        start(run, FakeGrid({"a": answering(), "b": answering()}), rounds=2)
+        again = Run.open(run.store, run.folder.parent.parent, run.id)
+        assert math.exp(-0.4) * 1000 <= again.clip < 1000  # both updates are shorter, so it falls
+        assert report.runs(run.store)[0]["privacy"]["sites"]["clip"] == again.clip
 
 
 def test_two_updates_of_a_site_cost_as_four_rounds():
