@@ -166,6 +166,8 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
     for run in runs:
         if run["reason"] and run["state"] != "finished":
             typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
+        for site, words in run["drift"].items():
+            typer.echo(f"{run['run']}: drift alarm, {site}: {words}")
 
 
 @app.command()

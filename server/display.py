@@ -24,6 +24,7 @@ from fedwon.server.events import (
     RunStarted,
     SiteAnswered,
     SiteFailed,
+    SiteDrifted,
     SiteNoted,
 )
 from fedwon.server.naming import listed
@@ -50,6 +51,8 @@ def log_event(event: Event) -> None:
             logger.warning("round %d: no update from %s: %s", event.number, event.site, event.reason)
         case SiteNoted():
             log_note(event)
+        case SiteDrifted():
+            log_drift(event)
         case RoundCommitted():
             logger.info("round %d committed in %.1f s: %s", event.number, event.seconds, event.path)
         case RunPaused():
@@ -61,6 +64,14 @@ def log_event(event: Event) -> None:
 def log_note(event: SiteNoted) -> None:
     """Write a line for what a site says about its images."""
     logger.warning("%s: %s", event.site, event.text)
+
+
+def log_drift(event: SiteDrifted) -> None:
+    """Write a line for a drift alarm, or for its end."""
+    if event.over:
+        logger.info("%s: the drift alarm is over", event.site)
+    else:
+        logger.warning("%s: %s; look at its camera, light and material", event.site, event.text)
 
 
 def _sentence(event: SiteAnswered) -> str:
@@ -102,6 +113,8 @@ class LiveTable:
                 self._rows.setdefault(event.site, {})["state"] = event.reason
             case SiteNoted():
                 log_note(event)
+            case SiteDrifted():
+                log_drift(event)
             case RoundCommitted():
                 self._title = f"round {event.number} of {self._rounds} committed in {event.seconds:.1f} s"
             case RunPaused():
