@@ -3,7 +3,7 @@
 Three kinds of traces of k right of n, by site and round:
 
 * simulated: sites that learn along one curve with a wobble that all share, binomial noise, and a fall at one of them;
-* steady: sites that have learnt, with other images of the same kind in every round, which is the hardest to be quiet on;
+* steady: sites that have learnt, with other images of the same kind in every round: the hardest to be quiet on;
 * real without a fault: every run kept below `benchmarks/results/paper/*/runs` (all sites, all rounds), in which every
   alarm is false, also with a fall put into one site's counts;
 * real with a fault: the rows of `python -m benchmarks.faults`.
@@ -99,9 +99,7 @@ def false_alarms(traces: Sequence[Trace], threshold: float) -> tuple[int, int]:
     return alarms, sum(len(counts) for trace in traces for counts in trace)
 
 
-def found_after(
-    traces: Sequence[tuple[Trace, str, int]], threshold: float
-) -> tuple[int, list[int]]:
+def found_after(traces: Sequence[tuple[Trace, str, int]], threshold: float) -> tuple[int, list[int]]:
     """Return in how many of these traces (site, onset) the alarm came within `PATIENCE`, and after how many rounds."""
     delays = []
     for trace, site, onset in traces:
@@ -204,7 +202,7 @@ def _found(row: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, keep and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[THRESHOLD - 2, THRESHOLD, THRESHOLD + 2])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[THRESHOLD - 1, THRESHOLD, THRESHOLD + 3])
     parser.add_argument("--json", type=Path, default=RESULT)
     chosen = parser.parse_args()
     made = [measured(threshold) for threshold in chosen.thresholds]

@@ -173,8 +173,8 @@ class DriftConfig(Settings):
 
     alarm: bool = True
     """Raise it. Nothing else follows: the line's updates go on counting."""
-    threshold: float = Field(default=6.0, ge=1, le=100)
-    """Sum of falls, in standard deviations, at which it is raised. At 6 fewer than one round of a site in a thousand
+    threshold: float = Field(default=5.0, ge=1, le=100)
+    """Sum of falls, in standard deviations, at which it is raised. At 5 fewer than one round of a site in a thousand
     raises it falsely."""
 
 

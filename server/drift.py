@@ -1,7 +1,7 @@
 """Whether a line has drifted away from the model, from what the server sees already: k of n right, round after round.
 
-Every site tells how the incoming model does on its own validation images. When its camera, light or material changes,
-that falls; but it also moves because the model does, at all sites together, and because n is small. So a fall counts
+Every site tells how the incoming model does on its own validation images. When its camera, its light or its material
+changes, that falls; but it also moves because the model does, at all sites together, and because n is small. So a fall counts
 only where it is one beside the site's own past and one beside the other sites as well, in units of the noise that k of n
 has. Falls add up (CUSUM: Page 1954, Biometrika 41:100), and an alarm is raised where the sum passes a threshold.
 
@@ -26,7 +26,7 @@ SLACK = 1.0
 """Falls of less than this, in standard deviations, do not add up."""
 CAP = 4.0
 """More than this no single round adds: one bad round is no drift."""
-THRESHOLD = 6.0
+THRESHOLD = 5.0
 """Sum at which the alarm is raised; docs/faults.md has what it costs in false alarms and in rounds."""
 LONGEST = WINDOW
 """Rounds after which an alarm ends by itself: what is there now is the line's new past."""
@@ -98,9 +98,9 @@ def step(
     values = {site: transformed(right, examples) for site, (right, examples) in known.items()}
     ordered = sorted(values.values())
     after = dict(standings)
-    for site, (right, examples) in known.items():
+    for site, counted in known.items():
         now = Past(values[site], values[site] - _median_without(ordered, values[site]))
-        after[site] = _stepped(standings.get(site, Standing()), number, now, right / examples, examples, threshold)
+        after[site] = _stepped(standings.get(site, Standing()), number, now, counted, threshold)
     return after
 
 
@@ -116,7 +116,8 @@ def _median_without(ordered: Sequence[float], value: float) -> float:
     return (_at((count - 1) // 2) + _at(count // 2)) / 2
 
 
-def _stepped(before: Standing, number: int, now: Past, share: float, examples: int, threshold: float) -> Standing:
+def _stepped(before: Standing, number: int, now: Past, counted: tuple[int, int], threshold: float) -> Standing:
+    examples, share = counted[1], counted[0] / counted[1]
     if before.since is not None and number - before.since >= LONGEST:
         before = Standing()
     if len(before.past) < LEAST:

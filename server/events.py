@@ -103,6 +103,14 @@ class RunEnded:
 
 
 Event = (
-    RunStarted | RoundStarted | SiteAnswered | SiteFailed | SiteNoted | SiteDrifted | RoundCommitted | RunPaused | RunEnded
+    RunStarted
+    | RoundStarted
+    | SiteAnswered
+    | SiteFailed
+    | SiteNoted
+    | SiteDrifted
+    | RoundCommitted
+    | RunPaused
+    | RunEnded
 )
 Listener = Callable[[Event], None]

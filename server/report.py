@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
-from fedwon.server import drift_watch
+from fedwon.server import drift_history
 from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
@@ -65,7 +65,7 @@ def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
 
 def _drift(session: Session, row: RunRow) -> dict[str, str]:
     """Return the drift alarms that stand, in words, by site."""
-    found = drift_watch.of_run(session, row.id, row.config.get("drift", {}))
+    found = drift_history.of_run(session, row.id, row.config.get("drift", {}))
     return {site: standing.words for site, standing in sorted(found.items()) if standing.since is not None}
 
 

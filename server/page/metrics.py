@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from fedwon.common.run_config import DriftConfig
 from fedwon.common.version import VERSION
-from fedwon.server import drift_watch
+from fedwon.server import drift_history
 from fedwon.server.page.overview import Overview, RunView
 from fedwon.server.store import RoundRow, RunRow, Store, TaskRow
 
@@ -78,7 +78,7 @@ class Federation:
         with self._store.session() as session:
             row = session.get_one(RunRow, run.id)
             rules = DriftConfig.model_validate(row.config.get("drift", {}))
-            found = drift_watch.of_run(session, run.id, row.config.get("drift", {}))
+            found = drift_history.of_run(session, run.id, row.config.get("drift", {}))
         near = [((site,), standing.total / rules.threshold) for site, standing in sorted(found.items())]
         yield _family("fedwon_site_drift_ratio", "Falls of accuracy added up, over the threshold.", ("site",), near)
         alarms = [((site,), float(standing.since is not None)) for site, standing in sorted(found.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from fedwon.server import report
 from fedwon.server.app import federate
 from fedwon.server.drift import CAP, LEAST, LONGEST, SLACK, THRESHOLD, WINDOW, standings, step
-from fedwon.server.drift_watch import ALARM, OVER, history
+from fedwon.server.drift_history import history
+from fedwon.server.drift_watch import ALARM, OVER
 from fedwon.server.events import SiteDrifted
 from fedwon.server.store import AuditRow, Store
 from tests.server.server_kit import FakeGrid, good_metrics, rows, shifted, small_run
@@ -54,7 +56,7 @@ def value(count):
 
 
 def fall(past, now, examples):
-    steps = [b - a for a, b in zip(past, past[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(past)]
     spread = statistics.fmean(one**2 for one in steps) / 2
     return (statistics.fmean(past) - now) / math.sqrt(max(1 / (examples + 0.5), spread) * (1 + 1 / len(past)))
 
@@ -73,7 +75,7 @@ TRACES = st.lists(st.dictionaries(st.sampled_from("abcd"), counts(), max_size=4)
 def test_it_is_what_its_definition_says(trace, threshold):
     numbered = list(enumerate(trace))
     fast, slow = standings(numbered, threshold), twin(numbered, threshold)
-    seen = {site: standing for site, standing in fast.items()}
+    seen = dict(fast)
     for site, (total, since) in slow.items():
         if site in seen:
             assert seen[site].total == pytest.approx(total, abs=1e-9)
