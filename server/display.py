@@ -23,8 +23,8 @@ from fedwon.server.events import (
     RunPaused,
     RunStarted,
     SiteAnswered,
-    SiteFailed,
     SiteDrifted,
+    SiteFailed,
     SiteNoted,
 )
 from fedwon.server.naming import listed

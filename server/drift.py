@@ -1,9 +1,10 @@
 """Whether a line has drifted away from the model, from what the server sees already: k of n right, round after round.
 
 Every site tells how the incoming model does on its own validation images. When its camera, its light or its material
-changes, that falls; but it also moves because the model does, at all sites together, and because n is small. So a fall counts
-only where it is one beside the site's own past and one beside the other sites as well, in units of the noise that k of n
-has. Falls add up (CUSUM: Page 1954, Biometrika 41:100), and an alarm is raised where the sum passes a threshold.
+changes, that falls; but it also moves because the model does, at all sites together, and because n is small. So a fall
+counts only where it is one beside the site's own past and one beside the other sites as well, in units of the noise
+that k of n has. Falls add up (CUSUM: Page 1954, Biometrika 41:100), and an alarm is raised where the sum passes a
+threshold.
 
 Shares are compared after the arcsine transform in Anscombe's form (1948, Biometrika 35:246), under which k of n has the
 variance 1 / (n + 1/2) wherever it lies. Everything here is a pure function; `drift_watch` feeds it.

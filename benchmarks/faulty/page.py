@@ -32,7 +32,8 @@ table says so. Every figure is of one seed unless brackets say how many.
 - **without**: the same rounds of the same run without a fault. *while* beside *without* is what the fault costs.
 - **others**: what it costs the other lines meanwhile, in points of accuracy.
 - **recovers**: rounds after the repair (or, where the fault stays, after its beginning) until the line is within
-  {near:.0f} points of *without* in two rounds in a row; `-`: not before the run's end. Scores of 100 images jump by that much.
+  {near:.0f} points of *without* in two rounds in a row; `-`: not before the run's end. Scores of 100 images jump by
+  that much.
 """
 
 ALARM = """\
@@ -44,8 +45,8 @@ audit trail, whose lines the operator's page shows, and as `fedwon_site_drift_ra
 the metrics. Nothing else follows: the line's updates go on counting. `run.drift` sets its threshold, or turns it off.
 
 **False alarms** per thousand rounds of a site (in brackets: alarms of rounds), on traces in which nothing happens:
-`python -m benchmarks.drift`, {date}. *Steady*: lines that have learnt, other images every round; *simulated*: lines that
-learn; *real runs*: all {runs} runs kept below `benchmarks/results/paper/`. The default is {default:g}.
+`python -m benchmarks.drift`, {date}. *Steady*: lines that have learnt, other images every round; *simulated*: lines
+that learn; *real runs*: all {runs} runs kept below `benchmarks/results/paper/`. The default is {default:g}.
 
 {false}
 

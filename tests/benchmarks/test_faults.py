@@ -94,9 +94,8 @@ def test_every_row_has_a_configuration_and_a_file_of_its_own():
     assert len({spec.path for spec in specs}) == len(specs) == len(SETS) * len(FAULTS) * len(METHODS) * 3
     for spec in specs[:: len(FAULTS)]:
         assert spec.config().rounds == ROUNDS
-    assert [Spec("digits", "noise", "fedwon", 1).faulty_in(number) for number in (FIRST - 1, FIRST, LAST, LAST + 1)] == [
-        False, True, True, False,
-    ]  # fmt: skip
+    noisy = Spec("digits", "noise", "fedwon", 1)
+    assert [noisy.faulty_in(number) for number in (FIRST - 1, FIRST, LAST, LAST + 1)] == [False, True, True, False]
     assert Spec("digits", "new_camera", "fedwon", 1).faulty_in(ROUNDS)
 
 
