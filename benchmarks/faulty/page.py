@@ -51,7 +51,10 @@ that learn; *real runs*: all {runs} runs kept below `benchmarks/results/paper/`.
 {false}
 
 **Found** within {patience} rounds of a fall of the line's accuracy by so many points, and after how many rounds
-(median): falls of ten points drown in the noise of a hundred images, falls of forty are found in two rounds.
+(median). Falls of ten points drown in the noise of a hundred images. Of the real runs, which are short and still learn,
+half of the falls of forty points are found; at lines that have learnt, all are. In the rows above, with 40 validation
+images, seven rounds before the fault, and a model that has learnt the fault two rounds later, the alarm comes rarely:
+it is made for federations that have run for weeks.
 
 {falls}
 """
@@ -83,8 +86,9 @@ def _standing(rows: Sequence[Row]) -> str:
 
 def _faults() -> str:
     lines = [
-        f"| {_name(name)} | {fault.words} | {'stays' if fault.lasts else 'is repaired'} |"
+        f"| {_name(name)} | {fault.words} | {'stays' if fault.lasts else f'rounds {FIRST} to {LAST}'} |"
         for name, fault in FAULTS.items()
+        if name != "nothing"
     ]
     return "\n".join(["| fault | what it is | |", "|---|---|---|", *lines, ""])
 
