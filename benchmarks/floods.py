@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flooding import FLOODS, STRANGERS
+from benchmarks.flooding import FLOODS, SITES, STRANGERS
 from benchmarks.soak import Processes, committed, look
 from fedwon.server.simulating import versions
 from fedwon.server.store import Store
@@ -33,6 +33,8 @@ BOUND_MB = 160
 """Above what the server holds with its honest site, whatever comes from strangers or from one hostile site."""
 PER_CONNECTION_KB = 64
 """And above that for each connection that stands at the same moment."""
+PER_SITE_CONNECTION_MB = 4
+"""And for each connection of a site with a good certificate that sends before its calls are refused."""
 PARTICIPATION: Mapping[str, Any] = {"minimum": 1, "quorum": 1, "patience_seconds": 0.3}
 """Of the run: who does not answer is not waited for."""
 
@@ -73,6 +75,7 @@ class Flooded:
         command = [sys.executable, "-m", "benchmarks.flooding", kind, address, "--site", str(self._hostile)]
         command += ["--seconds", str(seconds), "--count", str(count)]
         before, began, files = committed(self._store)[0], time.monotonic(), 0.0
+        before_files = look(self._server)["files"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
             while flood.poll() is None:
                 files = max(files, look(self._server)["files"])
@@ -89,7 +92,10 @@ class Flooded:
             "rest_mb": self.rest_mb,
             "peak_mb": _peak_mb(self._server.pid),
             # of the floods before, too: what a process has had once it does not always give back
-            "bound_mb": self.rest_mb + BOUND_MB + self._files * PER_CONNECTION_KB / 1024,
+            "bound_mb": self.rest_mb
+            + BOUND_MB
+            + self._files * PER_CONNECTION_KB / 1024
+            + (PER_SITE_CONNECTION_MB * (files - before_files) if kind in SITES else 0),
         }
         return {**seen, "holds": seen["peak_mb"] <= seen["bound_mb"] and seen["rounds_after"] > 0}
 

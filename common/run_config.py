@@ -194,6 +194,19 @@ class RetentionConfig(Settings):
     """Megabytes that refused updates may take; the newest one is kept whatever its size."""
 
 
+class DriftConfig(Settings):
+    """When a line is said to have drifted away from the model; docs/faults.md measures it.
+
+    A line's accuracy of the incoming model is compared with its own past and with the other lines.
+    """
+
+    alarm: bool = True
+    """Raise it. Nothing else follows: the line's updates go on counting."""
+    threshold: float = Field(default=5.0, ge=1, le=100)
+    """Sum of falls, in standard deviations, at which it is raised. At 5 fewer than one round of a site in a thousand
+    raises it falsely."""
+
+
 class RunConfig(Settings):
     """One run: what is trained, how, and by whom."""
 
@@ -225,6 +238,8 @@ class RunConfig(Settings):
     """Which updates count."""
     aggregation: AggregationConfig = AggregationConfig()
     """Averaging."""
+    drift: DriftConfig = DriftConfig()
+    """The drift alarm."""
     traffic: TrafficConfig = TrafficConfig()
     """Bytes on the wire."""
     retention: RetentionConfig = RetentionConfig()

@@ -1,9 +1,9 @@
 """What is installed beside fedwon, and what is known against it: `python deploy/audit.py --sbom sbom.json`.
 
-The bill of materials (SBOM) is CycloneDX 1.6 as JSON and needs no network: every pinned version with its package URL and
-licence, and whether a server or site needs it to run or only an extra or the developers do. The advisories come from where pip-audit
-gets them, PyPI or OSV. A package that could not be looked up is no package without vulnerabilities: the command then
-ends with 2 and says so, where pip-audit itself would end well.
+The bill of materials (SBOM) is CycloneDX 1.6 as JSON and needs no network: every pinned version with its package URL
+and licence, and whether a server or site needs it to run or only an extra or the developers do. The advisories come
+from where pip-audit gets them, PyPI or OSV. A package that could not be looked up is not one without vulnerabilities:
+the command then ends with 2 and says so, where pip-audit itself would end well.
 
 Ends with 0 where all were looked up and nothing is known, with 1 where something is, with 2 where they could not be.
 """

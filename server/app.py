@@ -10,6 +10,7 @@ from pathlib import Path
 from fedwon.common.errors import ClassMismatch, FedwonError, Stopped
 from fedwon.common.flower import host_app
 from fedwon.common.run_config import RunConfig
+from fedwon.server.drift_watch import DriftWatch
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener, RunStarted
 from fedwon.server.naming import listed
@@ -111,6 +112,8 @@ def _break_off(grid: SiteGrid, run: Run, error: BaseException) -> None:
 
 
 def _complete(grid: SiteGrid, run: Run) -> Outcome:
+    if run.config.drift.alarm:
+        run.listeners.append(DriftWatch(run))
     done, record = run.last()
     rounds, deadline = run.config.rounds, run.config.participation.deadline_seconds
     run.tell(RunStarted(run.id, rounds, done, tuple(grid.sites())))

@@ -87,5 +87,5 @@ def network_of(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             return str(parsed.ipv4_mapped)
-        return str(ipaddress.ipnetwork_of(f"{address}/64", strict=False))
+        return str(ipaddress.ip_network(f"{address}/64", strict=False))
     return address

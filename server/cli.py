@@ -169,6 +169,8 @@ def status(folder: Folder = HOME, as_json: AsJson = False) -> None:
             typer.echo(f"{run['run']} ({run['state']}): {run['reason']}")
         for line in in_words(run["run"], run["privacy"]):
             typer.echo(line)
+        for site, words in run["drift"].items():
+            typer.echo(f"{run['run']}: drift alarm, {site}: {words}")
 
 
 @app.command()

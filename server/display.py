@@ -23,6 +23,7 @@ from fedwon.server.events import (
     RunPaused,
     RunStarted,
     SiteAnswered,
+    SiteDrifted,
     SiteFailed,
     SiteNoted,
 )
@@ -48,7 +49,7 @@ def log_event(event: Event) -> None:
             logger.info("round %d: %s", event.number, _sentence(event), extra={"site": event.site})
         case SiteFailed():
             logger.warning("round %d: no update from %s: %s", event.number, event.site, event.reason)
-        case SiteNoted():
+        case SiteNoted() | SiteDrifted():
             log_note(event)
         case RoundCommitted():
             logger.info("round %d committed in %.1f s: %s", event.number, event.seconds, event.path)
@@ -58,9 +59,14 @@ def log_event(event: Event) -> None:
             logger.info("run %s has ended: %s %s", event.run, event.state, event.reason)
 
 
-def log_note(event: SiteNoted) -> None:
-    """Write a line for what a site says about its images."""
-    logger.warning("%s: %s", event.site, event.text)
+def log_note(event: SiteNoted | SiteDrifted) -> None:
+    """Write a line for what a site says about its images, or for a drift alarm."""
+    if isinstance(event, SiteNoted):
+        logger.warning("%s: %s", event.site, event.text)
+    elif event.over:
+        logger.info("%s: the drift alarm is over", event.site)
+    else:
+        logger.warning("%s: %s; look at its camera, light and material", event.site, event.text)
 
 
 def _sentence(event: SiteAnswered) -> str:
@@ -100,7 +106,7 @@ class LiveTable:
                 self._answered(event)
             case SiteFailed():
                 self._rows.setdefault(event.site, {})["state"] = event.reason
-            case SiteNoted():
+            case SiteNoted() | SiteDrifted():
                 log_note(event)
             case RoundCommitted():
                 self._title = f"round {event.number} of {self._rounds} committed in {event.seconds:.1f} s"

@@ -32,7 +32,7 @@ CALLS_A_SITE = 16
 """Calls that a site may have open at once, over all its connections: it needs three, and some may be on lines that are
 broken and not yet known to be."""
 
-STRANGERS_MESSAGE = 2**16
+STRANGERS_MESSAGE = 2**17
 """Bytes of a message at the port for sites that join; theirs have about 1,000."""
 STRANGERS_IDLE_MS = 30_000
 STRANGERS_AGE_MS = 120_000

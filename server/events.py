@@ -62,6 +62,15 @@ class SiteNoted:
 
 
 @dataclass(frozen=True)
+class SiteDrifted:
+    """A line does worse than it did, and the others do not; or no longer so (`over`)."""
+
+    site: str
+    text: str
+    over: bool
+
+
+@dataclass(frozen=True)
 class RoundCommitted:
     """A new global model stands on the disk."""
 
@@ -93,5 +102,15 @@ class RunEnded:
     model: Path | None
 
 
-Event = RunStarted | RoundStarted | SiteAnswered | SiteFailed | SiteNoted | RoundCommitted | RunPaused | RunEnded
+Event = (
+    RunStarted
+    | RoundStarted
+    | SiteAnswered
+    | SiteFailed
+    | SiteNoted
+    | SiteDrifted
+    | RoundCommitted
+    | RunPaused
+    | RunEnded
+)
 Listener = Callable[[Event], None]

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
-from fedwon.server import privacy_spent
+from fedwon.server import drift_history, privacy_spent
 from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
@@ -60,7 +60,14 @@ def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
         "waiting_for": sorted(task.site for task in open_tasks) if under_way else [],
         "scores": _scores(session, row.id),
         "privacy": privacy_spent.spent(row.config, row.privacy),
+        "drift": _drift(session, row) if under_way else {},
     }
+
+
+def _drift(session: Session, row: RunRow) -> dict[str, str]:
+    """Return the drift alarms that stand, in words, by site."""
+    found = drift_history.of_run(session, row.id, row.config.get("drift", {}))
+    return {site: standing.words for site, standing in sorted(found.items()) if standing.since is not None}
 
 
 def _scores(session: Session, run: str) -> dict[str, dict[str, Any]]:

@@ -14,9 +14,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from sqlalchemy import func, select
 
+from fedwon.common.run_config import DriftConfig
 from fedwon.common.version import VERSION
+from fedwon.server import drift_history
 from fedwon.server.page.overview import Overview, RunView
-from fedwon.server.store import RoundRow, Store, TaskRow
+from fedwon.server.store import RoundRow, RunRow, Store, TaskRow
 
 RUN_STATES = ("running", "paused", "finished", "stopped", "failed")
 SITE_STATES = ("connected", "resting", "away", "never", "revoked")
@@ -67,8 +69,20 @@ class Federation:
             worked[site,] = worked.get((site,), 0.0) + float(spent)
         yield _family("fedwon_site_bytes", "Bytes of the newest run.", ("site", "direction"), moved.items())
         yield _family("fedwon_site_work_seconds", "Work at the site in the newest run.", ("site",), worked.items())
+        yield from self._of_drift(run)
         if seconds is not None:
             yield _family("fedwon_round_seconds", "How long the last round took.", (), [((), seconds)])
+
+    def _of_drift(self, run: RunView) -> Iterator[Metric]:
+        """Return how near each site is to its drift alarm."""
+        with self._store.session() as session:
+            row = session.get_one(RunRow, run.id)
+            rules = DriftConfig.model_validate(row.config.get("drift", {}))
+            found = drift_history.of_run(session, run.id, row.config.get("drift", {}))
+        near = [((site,), standing.total / rules.threshold) for site, standing in sorted(found.items())]
+        yield _family("fedwon_site_drift_ratio", "Falls of accuracy added up, over the threshold.", ("site",), near)
+        alarms = [((site,), float(standing.since is not None)) for site, standing in sorted(found.items())]
+        yield _family("fedwon_site_drift_alarm", "1 where the drift alarm stands.", ("site",), alarms)
 
 
 def _of_sites(view: Overview) -> Iterator[Metric]:

@@ -71,7 +71,7 @@ def test_a_file_cannot_ask_for_a_network_that_it_does_not_hold(task, tmp_path):
     huge = task.model_copy(update={"images": ImageConfig(size=2048), "model": ModelConfig(width=4)})
     write_record(small, tmp_path / "m", describe(huge))  # 600 GB of parameters
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelMismatch, match="larger than what it holds|cannot be made"):
+    with pytest.raises(ModelMismatch, match=r"larger than what it holds|cannot be made"):
         trained_network(*read_model(tmp_path / "m"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
     assert trained_network(task, open_record(tmp_path / "m")) is not None  # and then others can be made again
