@@ -18,7 +18,7 @@ from typing import Any
 
 from fedwon.common import logs
 from fedwon.common.config import load
-from fedwon.common.run_config import TrafficConfig
+from fedwon.common.round_settings import TrafficConfig
 from fedwon.server.events import Event, SiteAnswered
 from fedwon.server.simulating import SimulationConfig, simulate, simulation_report
 

@@ -33,7 +33,8 @@ from fedwon.common.codec.coding import encode
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.packing import ZSTD
 from fedwon.common.rebuilding import OF_MODEL, rebuild
-from fedwon.common.run_config import ParticipationConfig, RunConfig, TrafficConfig
+from fedwon.common.round_settings import ParticipationConfig, TrafficConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.models import build_model
 from fedwon.server.app import federate
 from fedwon.server.comparison.paired import Difference, paired

@@ -44,7 +44,8 @@ from fedwon.common.codec.coding import decode, encode
 from fedwon.common.config import parse
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.simulating import versions
 
 ROOT = Path(__file__).resolve().parent

@@ -31,7 +31,8 @@ from benchmarks.light_sites import Seen
 from benchmarks.watched_server import Stall, read_stalls
 from fedwon.common.arrays import write_record
 from fedwon.common.config import dump, parse
-from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.config import ServerConfig
 from fedwon.server.serving import CONFIG_NAME, Home
 

@@ -17,7 +17,7 @@ from typing import Any
 from fedwon.client.config import SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common import logs
-from fedwon.common.run_config import TrafficConfig
+from fedwon.common.round_settings import TrafficConfig
 from fedwon.server.demo import DIGITS
 from fedwon.server.simulating import DomainSettings, SimulationConfig, simulate, standalone, versions
 

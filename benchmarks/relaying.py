@@ -23,7 +23,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedwon.common.arrays import open_record, write_record
-from fedwon.common.run_config import AggregationConfig
+from fedwon.common.update_settings import AggregationConfig
 from fedwon.server.aggregation import Update, average
 from fedwon.server.combining import combine
 

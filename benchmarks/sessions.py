@@ -41,7 +41,8 @@ from benchmarks.many_server import BIN, HEARTBEAT, Server, patience, run_setting
 from benchmarks.sessions_page import page
 from fedwon.common.arrays import write_record
 from fedwon.common.config import parse
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fedwon.client.listing import Listed, Listing, Part, Wanted, same_name
 from fedwon.common.errors import ClassMismatch
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 
 _NAMED_AT_MOST = 10
 

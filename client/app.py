@@ -34,7 +34,7 @@ from fedwon.client.training import EVALUATION_BATCH, Evaluation, TrainingOutcome
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import local_names, standardize_weights
 

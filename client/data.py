@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedwon.client.config import DataConfig
 from fedwon.client.listing import PARTS, Part, list_site
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 
 if TYPE_CHECKING:
     from fedwon.client.opening import SiteData

@@ -25,7 +25,7 @@ from fedwon.common.system_errors import storage_error
 if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no Flower
     from flwr.app import Context, Message
 
-    from fedwon.common.run_config import TaskConfig
+    from fedwon.common.task_config import TaskConfig
 
     App = Callable[[Message, Context], Message]
 

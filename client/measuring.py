@@ -18,8 +18,8 @@ from fedwon.common.errors import UntrustedRelease
 from fedwon.common.gates import Figures, figures
 from fedwon.common.pixels import Pixels
 from fedwon.common.release import Release
-from fedwon.common.run_config import TaskConfig
 from fedwon.common.scoring import Scorer
+from fedwon.common.task_config import TaskConfig
 
 logger = logging.getLogger(__name__)
 

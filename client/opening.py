@@ -19,7 +19,7 @@ from fedwon.client.decoding import Preparation
 from fedwon.client.images import Corrupt, ImageSet, Room, load_images
 from fedwon.client.listing import PARTS, Listed, Listing, Part, Wanted, list_site
 from fedwon.common.errors import DataError, EmptyClass
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 
 log = logging.getLogger(__name__)
 

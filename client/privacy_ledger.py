@@ -21,7 +21,7 @@ from fedwon.common.accounting import Spent, sampled_epsilon
 from fedwon.common.config import Settings
 from fedwon.common.errors import BeyondLimits, BrokenFile, PrivacySpent
 from fedwon.common.files import read_bytes, write_atomic
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 
 RECORD, TEXT = "privacy", "ledger"
 """Where the ledger is in Flower's state."""

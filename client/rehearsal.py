@@ -27,7 +27,8 @@ from fedwon.client.quality import look_over, some
 from fedwon.client.training import TrainingOutcome, train
 from fedwon.common.errors import ConfigError, EmptyClass, FedwonError, OutOfMemory, Refused
 from fedwon.common.model_file import network
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import from_rpc

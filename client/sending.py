@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from fedwon.client import local_state
 from fedwon.common.codec import PLAIN, TRAFFIC, codec_of, named
 from fedwon.common.codec.coding import encode, fits
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 
 ARRAYS = "arrays"
 

@@ -20,7 +20,7 @@ from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.config import parse
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
 from fedwon.common.network_state import load_into
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import Ablation, ConversionError, build_model
 

@@ -21,7 +21,7 @@ from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import BrokenFile, ModelMismatch
 from fedwon.common.network_state import check_same
 from fedwon.common.rebuilding import most_bytes, numbers_size
-from fedwon.common.run_config import AdmissionConfig
+from fedwon.common.update_settings import AdmissionConfig
 
 PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")

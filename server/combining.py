@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord
 
-from fedwon.common.run_config import AggregationConfig
+from fedwon.common.update_settings import AggregationConfig
 from fedwon.server.admission import BEHIND, PARTS
 from fedwon.server.aggregation import Update, average, weigh
 

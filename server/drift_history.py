@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fedwon.common.run_config import DriftConfig
+from fedwon.common.round_settings import DriftConfig
 from fedwon.server.drift import LONGEST, WINDOW, Counts, Standing, standings
 from fedwon.server.store import MetricRow
 

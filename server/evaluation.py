@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedwon.common.flower import set_message_id
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.admission import refuse_metrics
 from fedwon.server.site_grid import SiteGrid, metrics_of, node_id_of
 

@@ -20,7 +20,7 @@ from fedwon.common.logs import hushed
 from fedwon.common.network_state import record_of
 from fedwon.common.pixels import Inputs, Preparation
 from fedwon.common.release import INPUT, ONNX, ONNX_INT8, OUTPUT, WEIGHTS, Parity
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ImageConfig
 from fedwon.models import fold
 from fedwon.models.export import to_onnx

@@ -18,7 +18,7 @@ from fedwon.common.errors import FedwonError, Stopped, TaskFailed
 from fedwon.common.flower import set_message_id
 from fedwon.common.packing import ZSTD
 from fedwon.common.rebuilding import numbers_size, opened
-from fedwon.common.run_config import ParticipationConfig
+from fedwon.common.round_settings import ParticipationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_to_wire, records_from_wire, records_to_wire
 from fedwon.common.wire.surveys import Survey

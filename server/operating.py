@@ -18,7 +18,9 @@ from fedwon.common.errors import PortInUse, Stopped, StorageError
 from fedwon.common.flower import host_app
 from fedwon.common.lock import locked
 from fedwon.common.model_file import read_model, trained_network
-from fedwon.common.run_config import ParticipationConfig, RunConfig, TaskConfig
+from fedwon.common.round_settings import ParticipationConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.app import Outcome, federate
 from fedwon.server.auditing import operator
 from fedwon.server.evaluation import Evaluation, evaluate_model

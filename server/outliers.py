@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord
 
-from fedwon.common.run_config import AdmissionConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server.admission import Past, Refusal
 from fedwon.server.differences import Change, cosines
 

@@ -8,7 +8,8 @@ from flwr.app import ConfigRecord, RecordDict
 from sqlalchemy import select
 
 from fedwon.common.config import parse
-from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_to_wire

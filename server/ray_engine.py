@@ -20,7 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedwon.client.config import SiteConfig
 from fedwon.client.virtual import VirtualSites, list_sites
 from fedwon.common.errors import FedwonError, MissingExtra, RunError
-from fedwon.common.run_config import ParticipationConfig
+from fedwon.common.round_settings import ParticipationConfig
 from fedwon.server.flower_grid import FlowerGrid
 from fedwon.server.site_grid import SiteGrid
 

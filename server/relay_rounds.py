@@ -11,7 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedwon.common.errors import TaskFailed, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.methods import METHODS, Method, MethodName
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.admission import refuse_metrics
 from fedwon.server.answers import Accepted, Missing, round_of
 from fedwon.server.combining import Combined, combine, combined_metrics

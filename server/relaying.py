@@ -24,8 +24,8 @@ from fedwon.client.link import Link
 from fedwon.client.sending import ARRAYS
 from fedwon.common import notify
 from fedwon.common.errors import FedwonError, RunMissing, SecureError, Stopped
-from fedwon.common.run_config import TaskConfig
 from fedwon.common.secagg.stages import SECURE
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.surveys import Survey, summed
 from fedwon.server import sites

@@ -33,8 +33,8 @@ from fedwon.common.release import (
     open_release,
     sign,
 )
-from fedwon.common.run_config import TaskConfig
 from fedwon.common.system_errors import storage_error
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.auditing import operator
 from fedwon.server.evaluation import score_of

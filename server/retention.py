@@ -16,7 +16,8 @@ from pathlib import Path
 
 from sqlalchemy import delete, select
 
-from fedwon.common.run_config import RetentionConfig, RunConfig
+from fedwon.common.round_settings import RetentionConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.checkpoints import Checkpoints
 from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ArrayRecord
 
-from fedwon.common.run_config import AggregationConfig
+from fedwon.common.update_settings import AggregationConfig
 from fedwon.server.aggregation import Update, shares
 from fedwon.server.aggregation import average as mean
 from fedwon.server.column_rules import by_column, closest_to_median, median, trimmed_mean

@@ -21,8 +21,9 @@ from fedwon.common.config import parse
 from fedwon.common.errors import FedwonError, RunMissing
 from fedwon.common.files import remove_leftovers
 from fedwon.common.model_file import describe
-from fedwon.common.run_config import BEFORE_CODECS, RunConfig, TaskConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig
 from fedwon.common.system_errors import storage_error
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.server.bookkeeping import Bookkeeping
 from fedwon.server.checkpoints import Checkpoints

@@ -18,7 +18,8 @@ from fedwon.client.config import SiteConfig
 from fedwon.client.domains import discover
 from fedwon.common.config import Settings
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import ParticipationConfig, RunConfig
+from fedwon.common.round_settings import ParticipationConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.server.app import Outcome, federate
 from fedwon.server.dealing import domain_of, virtual_sites
 from fedwon.server.evaluation import Evaluation, evaluate_model

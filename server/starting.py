@@ -11,7 +11,8 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch
 from fedwon.common.model_file import MANIFEST, network, read_model, trained_network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.models import TORCHVISION
 from fedwon.server.converting import description, open_weights
 

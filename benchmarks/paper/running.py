@@ -27,7 +27,9 @@ from fedwon.common.config import merged, parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import BEFORE_CODECS, AdmissionConfig, ParticipationConfig, RunConfig
+from fedwon.common.round_settings import ParticipationConfig
+from fedwon.common.run_config import BEFORE_CODECS, RunConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, counts, served
 from fedwon.server.events import Event, RoundCommitted

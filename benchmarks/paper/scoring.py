@@ -14,7 +14,7 @@ from fedwon.client.config import DataConfig
 from fedwon.client.decoding import Preparation
 from fedwon.client.images import ImageSet, Room, load_images
 from fedwon.client.listing import list_site
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.comparison.scoring import packed, right_images
 
 _MEMORY = 4 * 2**30

@@ -23,7 +23,9 @@ from fedwon.common.config import merged, parse
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.methods import METHODS, MethodName
 from fedwon.common.model_file import read_model
-from fedwon.common.run_config import AdmissionConfig, RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, Served, balanced_accuracy, counts, ensemble_of_others, served
 from fedwon.server.events import Event, RoundCommitted, SiteAnswered

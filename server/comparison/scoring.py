@@ -21,7 +21,7 @@ from fedwon.client.images import ImageSet
 from fedwon.client.local_state import LocalStates, recall
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.model_file import trained_network
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.models import fold
 
 LOCAL = "local"

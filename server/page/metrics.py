@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from sqlalchemy import func, select
 
-from fedwon.common.run_config import DriftConfig
+from fedwon.common.round_settings import DriftConfig
 from fedwon.common.version import VERSION
 from fedwon.server import drift_history
 from fedwon.server.page.overview import Overview, RunView

@@ -11,7 +11,7 @@ from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import write_record
 from fedwon.common.model_file import describe, network, read_model
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.models import local_names
 from fedwon.server.comparison.scoring import LOCAL, served
 

@@ -18,7 +18,8 @@ from fedwon.client.local_state import LocalStates, remember
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig
 from fedwon.models import local_names
 from fedwon.server.comparison.scoring import Ensemble, counts, right_images, served

@@ -13,7 +13,8 @@ from PIL import Image
 from fedwon.client.config import DataConfig
 from fedwon.client.images import ImageSet
 from fedwon.client.opening import SiteData, open_site
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 
 
 def task_of(classes: tuple[str, ...] = ("a", "b", "c"), *, number: int = 1, **run: Any) -> TaskConfig:

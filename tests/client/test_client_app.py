@@ -17,7 +17,7 @@ from fedwon.common.errors import ClassMismatch, ConfigError, DataError, DataMiss
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from tests.client.site_kit import task_of, write_classes
 
 TRAIN_KEYS = {

@@ -18,7 +18,8 @@ from fedwon.client.digits import SIZE, line_labels, line_names, load_line
 from fedwon.client.opening import SiteData, open_site
 from fedwon.client.training import evaluate, train
 from fedwon.common.errors import DataMissing, MissingExtra
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.models import build_model
 
 PARTS = ("train", "validation", "test")

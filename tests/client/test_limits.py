@@ -12,9 +12,10 @@ from fedwon.common.codec import TRAFFIC, named
 from fedwon.common.config import parse
 from fedwon.common.errors import BeyondLimits, ConfigError
 from fedwon.common.flower import host_app, incoming
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.common.secagg.messages import MaskOrder, Opening, pack
 from fedwon.common.secagg.stages import SECURE, UNMASK
+from fedwon.common.task_config import TaskConfig
 
 
 def message(kind="train", name="run.r0001.train.a", codec=None, **run) -> Message:

@@ -12,7 +12,8 @@ from fedwon.common.arrays import open_record, write_record
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch
 from fedwon.common.model_file import MANIFEST, describe, network, read_model, trained_network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig
 
 

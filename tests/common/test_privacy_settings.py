@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 
 BATCH_NORM = [name for name, method in METHODS.items() if method.normalization == "batch"]
 STATISTICS_SHARED = ["fedavg", "fedprox", "fixbn"]

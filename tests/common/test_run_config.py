@@ -8,7 +8,8 @@ from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS
 from fedwon.common.recipes import RECIPES
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ModelConfig
 
 positive = st.floats(1e-6, 1e6)

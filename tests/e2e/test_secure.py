@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.arrays import open_record
-from fedwon.common.run_config import TaskConfig
 from fedwon.common.secagg.fixed_point import FixedPoint
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.site_grid import node_id_of
 

@@ -17,7 +17,7 @@ from fedwon.common.flower import host_app
 from fedwon.common.model_file import describe, network
 from fedwon.common.network_state import record_of
 from fedwon.common.pki import create_authority, fingerprint
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from tests.e2e.fleet import Fleet, assert_error, command, environment, free_port, run_config
 
 OTHER_VERSION = """

@@ -27,7 +27,8 @@ from fedwon.common.network_state import record_of
 from fedwon.common.packing import ZSTD, packed, unpack
 from fedwon.common.pixels import Unreadable, read_pixels
 from fedwon.common.rebuilding import OF_MODEL, rebuild
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.admission import Landed, refuse
 from fedwon.server.restore import unpack as unpack_backup

@@ -29,7 +29,8 @@ from fedwon.common.errors import (
 from fedwon.common.flower import host_app
 from fedwon.common.model_file import describe, network
 from fedwon.common.network_state import record_of
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig
 from tests.link.link_kit import Federation, listening, refuse
 

@@ -12,7 +12,8 @@ from fedwon.common.arrays import write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
 from fedwon.common.pki import Credentials
-from fedwon.common.run_config import AdmissionConfig, TaskConfig
+from fedwon.common.task_config import TaskConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server.app import federate
 from fedwon.server.standing import revoke

@@ -17,8 +17,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedwon.common import pki
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.flower import set_message_id
-from fedwon.common.run_config import AggregationConfig, ParticipationConfig, RunConfig, TrafficConfig
+from fedwon.common.round_settings import ParticipationConfig, TrafficConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
+from fedwon.common.update_settings import AggregationConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwon.common.run_config import AdmissionConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server.admission import (
     BEHIND,
     MOST_METRICS,

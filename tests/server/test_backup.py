@@ -16,7 +16,7 @@ import pytest
 
 from fedwon.common import errors
 from fedwon.common.arrays import open_record
-from fedwon.common.run_config import RetentionConfig
+from fedwon.common.round_settings import RetentionConfig
 from fedwon.server import backup, restore, sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.runs import Run

@@ -15,7 +15,7 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.config import flatten
 from fedwon.common.errors import ConfigError, Stopped, TaskFailed
 from fedwon.common.flower import make_context, make_run, set_message_id
-from fedwon.common.run_config import ParticipationConfig
+from fedwon.common.round_settings import ParticipationConfig
 from fedwon.common.version import VERSION
 from fedwon.server import flower_grid, introductions, superlink
 from fedwon.server.flower_grid import FlowerGrid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedwon.common.run_config import TrafficConfig
+from fedwon.common.round_settings import TrafficConfig
 from fedwon.server.interrupted import finished
 from fedwon.server.runs import Run
 from tests.server.server_kit import CLASSES, make_home, small_run

@@ -14,7 +14,8 @@ from fedwon.common.arrays import open_record
 from fedwon.common.errors import Stopped
 from fedwon.common.methods import METHODS
 from fedwon.common.model_file import network
-from fedwon.common.run_config import ParticipationConfig, RunConfig, TrafficConfig
+from fedwon.common.round_settings import ParticipationConfig, TrafficConfig
+from fedwon.common.run_config import RunConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.models import local_names
 from fedwon.server.app import federate

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwon.common.run_config import AdmissionConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server import differences
 from fedwon.server.admission import Past
 from fedwon.server.differences import Change, cosines, norm, norms_by_tensor

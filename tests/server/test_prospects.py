@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire.records import settings_of
 from fedwon.server.prospects import prospect

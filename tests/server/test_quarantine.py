@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord
 
 from fedwon.common.errors import Refused, StaysRefused
-from fedwon.common.run_config import AdmissionConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server import quarantine, sites
 from fedwon.server.admission_rows import AdmittedRow, QuarantineRow
 from fedwon.server.aggregation import Update, average

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwon.common.errors import RunMissing
-from fedwon.common.run_config import ParticipationConfig, RetentionConfig
+from fedwon.common.round_settings import ParticipationConfig, RetentionConfig
 from fedwon.server.retention import best_round, stride, superseded
 from fedwon.server.runs import Run
 from fedwon.server.store import MetricRow, RoundRow, TaskRow

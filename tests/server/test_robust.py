@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError
-from fedwon.common.run_config import AggregationConfig, RunConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.update_settings import AggregationConfig
 from fedwon.server import differences
 from fedwon.server.aggregation import Update, average
 from fedwon.server.joining import check_rule

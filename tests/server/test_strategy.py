@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedwon.common.errors import TooFewUpdates
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.aggregation import Update, average
 from fedwon.server.events import RoundCommitted, RoundStarted, SiteAnswered, SiteFailed
 from fedwon.server.store import MetricRow, RoundRow, TaskRow

@@ -10,7 +10,7 @@ from fedwon.common.codec import TRAFFIC, codec_of, named
 from fedwon.common.codec.coding import encode
 from fedwon.common.files import sha256_file
 from fedwon.common.rebuilding import rebuild
-from fedwon.common.run_config import RetentionConfig, TrafficConfig
+from fedwon.common.round_settings import RetentionConfig, TrafficConfig
 from fedwon.server.aggregation import Update, average
 from fedwon.server.runs import Run
 from fedwon.server.store import RunRow, TaskRow

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.server import report
 from fedwon.server.availability import LONGEST_REASON, Availability

@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message_factory import GetMessageClass
 
 from fedwon.common.errors import ConfigError
-from fedwon.common.run_config import TaskConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_from_wire, records_to_wire

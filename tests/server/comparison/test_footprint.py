@@ -4,7 +4,8 @@ from torch import nn
 
 from fedwon.common.config import parse
 from fedwon.common.model_file import network
-from fedwon.common.run_config import RunConfig, TaskConfig
+from fedwon.common.run_config import RunConfig
+from fedwon.common.task_config import TaskConfig
 from fedwon.server.comparison.footprint import footprint
 
 CLASSES = ("a", "b", "c")
