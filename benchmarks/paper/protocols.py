@@ -170,23 +170,16 @@ _PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a si
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
 
 
-def _tiles(
-    rounds: int,
-    tune_rounds: int,
-    seeds: tuple[int, ...],
-    images: Mapping[str, Any] | None = None,
-    augmentation: Mapping[str, Any] | None = None,
-) -> Protocol:
-    short = {"schedule": "cosine"} if images or augmentation else {}
+def _tiles(rounds: int, tune_rounds: int, seeds: tuple[int, ...], **images: Any) -> Protocol:
     return Protocol(
         "magnetic_tile",
         rounds=rounds,
         tune_rounds=tune_rounds,
         settings={
-            "images": {"size": 64, "channels": 1, **(images or {})},
+            "images": {"size": 64, "channels": 1, **images},
             "model": {"name": "digit_cnn", "width": 0.25},
             # an epoch of 70 images is nine steps
-            "training": {"epochs": 3, **short, "augmentation": dict(augmentation or {})},
+            "training": {"epochs": 3, **({"schedule": "cosine"} if images else {})},
         },
         rows=_rows(8, "fedwon", "fedwon_constant", "fedavg", "fedavg_gn", "fedbn"),
         seeds=seeds,
@@ -275,11 +268,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             cut=_PACS_CUT,
         ),
         "magnetic_tile": _tiles(40, 15, (1, 2, 3, 4, 5)),
-        "magnetic_tile_each": _tiles(20, 10, (1, 2, 3), images={"standardize": "each"}),
-        # a surface has no top: each image in each of its turns
-        "magnetic_tile_turned": _tiles(
-            20, 10, (1, 2, 3), augmentation={"flip_horizontal": True, "flip_vertical": True, "turn_degrees": 15.0}
-        ),
+        "magnetic_tile_each": _tiles(20, 10, (1, 2, 3), standardize="each"),
         "ablation": Protocol(
             "digits_five",
             domains=DIGIT_DOMAINS,

@@ -20,7 +20,6 @@ BATCHES = {
     "pacs": 16,
     "magnetic_tile": 8,
     "magnetic_tile_each": 8,
-    "magnetic_tile_turned": 8,
 }
 
 
