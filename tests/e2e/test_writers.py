@@ -74,6 +74,7 @@ def test_a_server_that_is_killed_goes_on_with_all(fleet, collector):
     runs, before = in_mlflow(fleet)
     server = fleet.start_server("--resume")
     wait_until(lambda: rounds_in_both(fleet) >= len(before) + 2, "more rounds in both")
+    wait_until(lambda: all(len(joined(collector, site)) == 3 for site in SITES), "spans of both sides that join")
     server.stop()
     for process in fleet.processes[1:3]:  # the sites
         process.stop(None)
@@ -87,6 +88,16 @@ def test_a_server_that_is_killed_goes_on_with_all(fleet, collector):
     check_traces(fleet, collector)
 
 
+def of_site(collector, site):
+    return [span for span in collector.spans if span.resource["service.instance.id"] == site]
+
+
+def joined(collector, site):
+    """The names of a site's spans that lie below one of the server's for the site; each side sends in its own time."""
+    own = {span.id for span in collector.named("task") if span.attributes["fedwon.site"] == site}
+    return {span.name for span in of_site(collector, site) if span.parent in own}
+
+
 def check_traces(fleet, collector):
     [run] = {span.attributes["fedwon.run"] for span in collector.spans}
     assert {span.trace for span in collector.spans} == {trace_id(run)}
@@ -94,9 +105,8 @@ def check_traces(fleet, collector):
     assert {span.parent for span in rounds} == {span_id(run)}
     assert {span.parent for span in tasks} >= {span.id for span in rounds}
     for site in SITES:
-        own = {span.id for span in tasks if span.attributes["fedwon.site"] == site}
-        steps = [span for span in collector.spans if span.resource["service.instance.id"] == site]
-        assert {span.name for span in steps} == {"fetch", "train", "upload"}
-        assert len({span.parent for span in steps} & own) >= 2  # each side sends its own in time
+        assert (
+            joined(collector, site) == {span.name for span in of_site(collector, site)} == {"fetch", "train", "upload"}
+        )
     key = (fleet.folder / SITES[0] / "pki" / "site.key").read_bytes().splitlines()[1]
     assert not any(key in body or str(fleet.folder).encode() in body for body in collector.bodies)
