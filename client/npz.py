@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -122,8 +121,8 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return np.asarray(file[name])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: `{name}` cannot be read: {error}.", hint=HINT) from error
+    except Exception as error:  # zip files and headers break with every kind of exception there is
+        raise DataError(f"{path}: `{name}` cannot be read: {error or type(error).__name__}.", hint=HINT) from error
 
 
 def _describe(path: Path) -> dict[str, ArrayInfo]:
@@ -134,8 +133,8 @@ def _describe(path: Path) -> dict[str, ArrayInfo]:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             return {name.removesuffix(".npy"): _header(archive, name) for name in members}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}.", hint=HINT) from error
+    except Exception as error:  # encrypted, patched, of a compression that there is not, ...
+        raise DataError(f"{path} cannot be read as .npz: {error or type(error).__name__}.", hint=HINT) from error
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> ArrayInfo:

@@ -30,7 +30,8 @@ table says so. Every figure is of one seed unless brackets say how many.
 - **while**: the same while the fault lasts, on test images that show it. Where it cannot be seen in an image, on
   the usual ones; of a class that comes or goes, on the test images of that class at all lines.
 - **without**: the same rounds of the same run without a fault. *while* beside *without* is what the fault costs.
-- **others**: what it costs the other lines meanwhile, in points of accuracy.
+- **others**: what it costs the other lines meanwhile, in points of accuracy. Of a new class, their test images of it
+  count too, which the run without a fault has learnt from the start.
 - **recovers**: rounds after the repair (or, where the fault stays, after its beginning) until the line is within
   {near:.0f} points of *without* in two rounds in a row; `-`: not before the run's end. Scores of 100 images jump by
   that much.
