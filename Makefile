@@ -39,10 +39,10 @@ demo: $(VENV)/.demo  ## A federation of one server and four sites on this machin
 	$(BIN)/fedwon-server demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev  ## All tests but the long accuracy ones
-	$(BIN)/pytest -m "not accuracy and not airgap and not containers and not matrix" -n 4 --dist worksteal
+	$(BIN)/pytest -m "not accuracy and not airgap and not containers and not matrix" -n 4 --dist worksteal --durations=25
 
 matrix: $(VENV)/.dev  ## Further faults of the kinds that `make test` injects
-	$(BIN)/pytest -m matrix -n 4 --dist worksteal
+	$(BIN)/pytest -m matrix -n 4 --dist worksteal --durations=25
 
 containers: $(VENV)/.dev  ## Build the images, run deploy/compose.yaml and break it (needs Docker and root)
 	$(BIN)/pytest -m containers tests/deploy
