@@ -18,6 +18,9 @@ from fedwon.server.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = re.compile(r"token|password|secret|csrf|cookie", re.IGNORECASE)
 NO_SECRET = {
+    ("client/secure.py", "len(secret) < LEAST_SECRET"),  # at the site itself, of its own file
+    ("common/secagg/shamir.py", "len(secret) != SECRET_BYTES"),
+    ("common/secagg/shamir.py", "secret >= 2 ** (8 * SECRET_BYTES)"),  # whether shares have a secret at all
     ("server/page/logins.py", "session.password != stamp(self._pki / NAME)"),  # time and size of the password's file
     ("server/page/password.py", "SHORTEST <= len(password) <= LONGEST"),  # a new one, of who types it
     ("server/page/password.py", "len(password) > LONGEST"),
