@@ -162,11 +162,11 @@ def wrong_labels(images: Images, labels: Labels, age: int, rng: np.random.Genera
 def without(label: int) -> Change:
     """A class of which no image comes any more."""
 
-    def vanished(images: Images, labels: Labels, age: int, rng: np.random.Generator) -> Seen:
+    def _vanished(images: Images, labels: Labels, age: int, rng: np.random.Generator) -> Seen:
         del age, rng
         return Seen(images, labels, labels != label)
 
-    return vanished
+    return _vanished
 
 
 VANISHED, NEW = 0, 1
