@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.paper.sets import ROOT, data_home
-from benchmarks.resumable import Row, arguments, here, run_all
+from benchmarks.resumable import Row, command
 from benchmarks.robustness.page import page
 from benchmarks.robustness.rows import SEEDS, every, run
-
-PAGE = ROOT / "docs" / "robustness.md"
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run what is asked for."""
-    options = arguments(__doc__, given, SEEDS)
-    if options.what == "report":
-        PAGE.write_text(page(here(every())), encoding="utf-8")
-        print(f"wrote {PAGE}")
-        return
-    run_all(every(tuple(options.seeds)), run, data_home() / "digits_five", options, _line)
+    command(
+        __doc__,
+        given,
+        SEEDS,
+        every=every,
+        run=run,
+        source=lambda: data_home() / "digits_five",
+        say=_line,
+        page=page,
+        file=ROOT / "docs" / "robustness.md",
+    )
 
 
 def _line(row: Row) -> str:

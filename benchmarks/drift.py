@@ -206,7 +206,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULT)
     chosen = parser.parse_args()
     made = [measured(threshold) for threshold in chosen.thresholds]
-    result = {"date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}", "versions": versions(), "measured": made}
+    kept = sum(1 for _ in real())
+    result = {"date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}", "runs": kept, "versions": versions(), "measured": made}
     chosen.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
     for row in made[len(made) // 2]["faults"]:

@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from benchmarks.faulty.page import page
 from benchmarks.faulty.rows import SEEDS, every, run
 from benchmarks.paper.sets import ROOT, data_home
-from benchmarks.resumable import Row, arguments, here, run_all
-
-PAGE = ROOT / "docs" / "faults.md"
+from benchmarks.resumable import Row, command
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run what is asked for."""
-    options = arguments(__doc__, given, SEEDS)
-    if options.what == "report":
-        PAGE.write_text(page(here(every())), encoding="utf-8")
-        print(f"wrote {PAGE}")
-        return
-    run_all(every(tuple(options.seeds)), run, data_home(), options, _line)
+    command(
+        __doc__,
+        given,
+        SEEDS,
+        every=every,
+        run=run,
+        source=data_home,
+        say=_line,
+        page=page,
+        file=ROOT / "docs" / "faults.md",
+    )
 
 
 def _line(row: Row) -> str:

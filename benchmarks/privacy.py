@@ -4,8 +4,8 @@ Five sites hold a domain of Digits-Five each, cut small; twenty do for privacy o
 divided by their number. For each variant a learning rate is chosen by a climb over one grid, without privacy and with
 privacy of images at the largest epsilon, on validation images and with a seed of its own; then each epsilon is run with
 each seed and scored on test images. Privacy of sites takes the rate of no privacy, and fedwon without adaptive gradient
-clipping (AGC) that of fedwon. Noise is the
-product's own, from the operating system: the same seed gives the same split, weights and sites, and other noise.
+clipping (AGC) that of fedwon. Noise is the product's own, from the operating system: the same seed gives the same
+split, weights and sites, and other noise.
 
 Each run is a JSON file below `benchmarks/results/privacy` and is skipped when it is there, so that the command can be
 broken off and begun again. `report` writes the table into docs/privacy.md.
@@ -19,7 +19,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.paper.scoring import scored_images
 from benchmarks.paper.sets import ROOT, data_home
+from benchmarks.resumable import Row, here, kept
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.accounting import Spent, gaussian_noise, sampled_epsilon
 from fedwon.common.config import parse
@@ -37,10 +38,10 @@ from fedwon.common.errors import FedwonError
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import RunConfig
+from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server import report
 from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import accuracy, counts
-from fedwon.server.simulating import versions
 from fedwon.server.simulation import InProcessGrid
 from fedwon.server.store import Store
 
@@ -104,7 +105,7 @@ class Spec:
             "training": {"batch_size": self.batch, "lr": self.lr, "schedule": "cosine", **own.get("training", {})},
             "participation": {"minimum": self.shards * len(DOMAINS), "retries": 0, "pause_seconds": None},
             "aggregation": {"weights": "uniform"},
-            "admission": {"norm": None, "own_norm": None, "cosine": None},
+            "admission": AdmissionConfig.unsuspecting().model_dump(),
             "traffic": {"up": "plain", "down": "plain"},
             "privacy": self._privacy(),
         }
@@ -135,18 +136,13 @@ def noise_for(epsilon: float) -> float:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Return a run: from its file, or by running it."""
-    if spec.path.exists():
-        kept: dict[str, Any] = json.loads(spec.path.read_text(encoding="utf-8"))
-        return kept
-    started = time.monotonic()
+    return kept(spec, _made)
+
+
+def _made(spec: Spec) -> Row:
     with TemporaryDirectory(prefix="privacy-") as scratch:
         found = _federated(spec, Path(scratch))
-    config = spec.config()
-    row = {**asdict(spec), **found, "rounds": ROUNDS, "seconds": round(time.monotonic() - started, 1)}
-    row |= {"privacy": config.privacy.model_dump(mode="json"), "versions": versions()}
-    spec.path.parent.mkdir(parents=True, exist_ok=True)
-    spec.path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    return row
+    return {**found, "rounds": ROUNDS, "privacy": spec.config().privacy.model_dump(mode="json")}
 
 
 def _federated(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -257,8 +253,7 @@ def table() -> str:
 
 def _runs(row: Spec) -> list[dict[str, Any]]:
     best = chosen(row, -1.0)
-    paths = [replace(best, seed=seed).path for seed in SEEDS] if best else []
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return here(replace(best, seed=seed) for seed in SEEDS) if best else []
 
 
 def _cell(found: Sequence[Mapping[str, Any]]) -> str:

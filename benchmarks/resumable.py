@@ -50,8 +50,40 @@ def here(specs: Iterable[Spec]) -> list[Row]:
     return [json.loads(spec.path.read_text(encoding="utf-8")) for spec in specs if spec.path.exists()]
 
 
-def arguments(description: str | None, given: Sequence[str] | None, seeds: Sequence[int]) -> argparse.Namespace:
-    """Read the command line that all such tables have."""
+def command(
+    description: str | None,
+    given: Sequence[str] | None,
+    seeds: Sequence[int],
+    *,
+    every: Callable[[tuple[int, ...]], Iterable[S]],
+    run: Callable[[S, Path], Row],
+    source: Callable[[], Path],
+    say: Callable[[Row], str],
+    page: Callable[[Sequence[Row]], str],
+    file: Path,
+) -> None:
+    """Do what the command line of such a table asks for: run rows, or write the page of those that are here.
+
+    Args:
+        description: of the command.
+        given: its arguments; None for those of the process.
+        seeds: that are run where it names none.
+        every: yields all rows of some seeds.
+        run: makes and keeps one.
+        source: returns the folder of the images.
+        say: a line about a row.
+        page: makes the page of rows.
+        file: where that is written.
+    """
+    options = _arguments(description, given, seeds)
+    if options.what == "report":
+        file.write_text(page(here(every(tuple(seeds)))), encoding="utf-8")
+        print(f"wrote {file}")
+    else:
+        _run_all(every(tuple(options.seeds)), run, source(), options, say)
+
+
+def _arguments(description: str | None, given: Sequence[str] | None, seeds: Sequence[int]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -62,22 +94,14 @@ def arguments(description: str | None, given: Sequence[str] | None, seeds: Seque
     return parser.parse_args(given)
 
 
-def run_all(
+def _run_all(
     specs: Iterable[S],
     run: Callable[[S, Path], Row],
     source: Path,
     options: argparse.Namespace,
     say: Callable[[Row], str],
 ) -> None:
-    """Run the rows that are asked for and not here yet.
-
-    Args:
-        specs: all there are.
-        run: makes and keeps one, in a process of its own.
-        source: the folder of the images.
-        options: what `arguments` read.
-        say: a line about a row.
-    """
+    """Run the rows that are asked for and not here yet, each in a process of a pool."""
     end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     wanted = [spec for spec in specs if options.only in spec.path.name and not spec.path.exists()]
     print(f"{len(wanted)} rows to run with {options.jobs} processes", flush=True)

@@ -57,7 +57,8 @@ class SiteConfig(Settings):
     """CPU threads of PyTorch; empty: all cores. The same number gives the same bits."""
     circle: str | None = None
     """A file with a secret that the sites of the federation share and its server does not have: this site then masks
-    its updates (docs/secure-aggregation.md) among sites that know it. Empty: among all."""
+    its updates (docs/secure-aggregation.md) among sites that know it. Its owner alone may read it (0600). Empty:
+    among all."""
     privacy: SitePrivacyRules = SitePrivacyRules()
     """What this site asks of training on its images."""
 

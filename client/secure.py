@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from fedwon.client import sitting
 from fedwon.client.site import Site
 from fedwon.common.errors import ConfigError, TaskFailed
+from fedwon.common.files import read_private
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.masking import apply_masks
 from fedwon.common.secagg.messages import Circle, MaskOrder, Opening, Setup, pack, unpack
 from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
-from fedwon.common.system_errors import storage_error
 
 SHORTENED = "update-shortened"
 """The number that says whether the update was longer than the norm that the server asked for: 1, else 0."""
@@ -56,17 +56,15 @@ def circle_secret(site: Site) -> bytes:
 
     Raises:
         ConfigError: the file is not there, or too short for a secret.
+        KeyExposed: others than its owner can open it.
         StorageError: it cannot be read.
     """
     if site.config.circle is None:
         return b""
     path = site.base / Path(site.config.circle)
-    try:
-        secret = path.read_bytes().strip()
-    except FileNotFoundError:
-        raise ConfigError(f"There is no file {path}, which `circle` in client.yaml names.") from None
-    except OSError as error:
-        raise storage_error(error, f"reading {path}") from None
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}, which `circle` in client.yaml names.")
+    secret = read_private(path).strip()
     if len(secret) < LEAST_SECRET:
         raise ConfigError(f"{path} holds {len(secret)} bytes; a circle's secret has {LEAST_SECRET} at least.")
     return secret

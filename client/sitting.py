@@ -14,12 +14,11 @@ from flwr.app import RecordDict
 
 from fedwon.common.errors import UnsafeRequest
 from fedwon.common.secagg import graph, keys, shamir
+from fedwon.common.secagg.graph import FEWEST, FEWEST_COUNTED
 from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares, pack, read
 from fedwon.common.secagg.stages import SECURE
 
-FEWEST = 3
-"""Sites without which there is no sitting: in a sum of two each learns the other's update."""
 _KEYS, _SHARED, _MASKED = 0, 1, 2
 _HALF = shamir.SHARE_BYTES
 
@@ -196,7 +195,7 @@ def note_masked(state: RecordDict, seat: Seat) -> None:
     state[SECURE] = pack(seat)
 
 
-def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST - 1) -> Revealed:
+def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST_COUNTED) -> Revealed:
     """Give the shares away that open the sum, and forget the sitting.
 
     Args:

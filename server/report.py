@@ -19,7 +19,7 @@ from fedwon.server import drift_history, privacy_spent
 from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
 from fedwon.server.serving import Home
-from fedwon.server.store import MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
+from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
 from fedwon.server.suspension import suspended
 
 INTERRUPTED = "the server does not run; `fedwon-server start --resume` goes on with it"
@@ -43,7 +43,7 @@ def _run(session: Session, row: RunRow, served: bool) -> dict[str, Any]:
     done = last.number if last else -1  # a crash leaves tasks of its round as they were
     asked = select(TaskRow).where(TaskRow.run == row.id, TaskRow.state == "sent", TaskRow.round > done)
     open_tasks = session.scalars(asked).all()
-    under_way = row.state in {"running", "paused"}
+    under_way = row.state in UNDER_WAY
     return {
         "run": row.id,
         "state": row.state if served or not under_way else "interrupted",

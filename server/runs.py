@@ -31,7 +31,7 @@ from fedwon.server.events import Event, Listener, RoundCommitted, RunEnded, RunP
 from fedwon.server.privacy_spent import add_round, clip_of
 from fedwon.server.retention import let_go, prune_quarantine
 from fedwon.server.starting import initial_weights
-from fedwon.server.store import RunRow, Store, newest_runs, now
+from fedwon.server.store import UNDER_WAY, RunRow, Store, newest_runs, now
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -321,4 +321,4 @@ class Run(Bookkeeping):
         with self.together() as session:
             row = session.get_one(RunRow, self.id)
             row.state, row.reason = state, reason
-            row.ended = None if state in {"running", "paused"} else now()
+            row.ended = None if state in UNDER_WAY else now()

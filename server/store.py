@@ -113,6 +113,10 @@ class Token(Base):
     key: Mapped[str | None]  # digest of the public key that it was used with
 
 
+UNDER_WAY = ("running", "paused")
+"""States of a run that goes on."""
+
+
 class RunRow(Base):
     """A run."""
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from fedwon.common.errors import RunMissing
-from fedwon.server.store import AuditRow, RunRow, Store, newest_runs
+from fedwon.server.store import UNDER_WAY, AuditRow, RunRow, Store, newest_runs
 
 PAUSE, STOP, NOTHING = "pause", "stop", ""
 HELD = "an operator paused it; `fedwon-server resume` lets it go on"
-UNDER_WAY = ("running", "paused")
 ACTIONS = {PAUSE: "pause asked for", STOP: "stop asked for", NOTHING: "pause ended"}
 """As the audit trail names them."""
 

@@ -165,7 +165,7 @@ def _alarm(result: Mapping[str, Any]) -> str:
     false, _, falls = drift.table(result).partition("\n\n")
     return ALARM.format(
         date=result["date"],
-        runs=len(list(drift.real())),
+        runs=result["runs"],
         default=drift.THRESHOLD,
         false=false,
         patience=drift.PATIENCE,

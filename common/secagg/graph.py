@@ -16,6 +16,11 @@ HOSTILE = LOST = 1 / 3
 """Shares of the sites that may tell the server all they know, and that may be lost."""
 _UNSAFE, _FAILING = 40, 20
 
+FEWEST = 3
+"""Sites without which there is no sitting: in a sum of two each learns the other's update."""
+FEWEST_COUNTED = 2
+"""Updates without which there is no sum: of one it would be that update."""
+
 Shuffle = Callable[[list[str]], None]
 """Puts names into a random order, in place."""
 RANDOM: Shuffle = SystemRandom().shuffle

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from fedwon.server import report
 from fedwon.server.serving import Home
-from fedwon.server.store import MetricRow, RoundRow, Store, TaskRow, now
+from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, Store, TaskRow, now
 from fedwon.server.wishes import PAUSE
 
 Course = tuple[tuple[int, float], ...]
@@ -115,7 +115,7 @@ class RunView:
     @property
     def under_way(self) -> bool:
         """Whether it runs or pauses."""
-        return self.state in {"running", "paused"}
+        return self.state in UNDER_WAY
 
     @property
     def mean(self) -> float | None:

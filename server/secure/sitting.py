@@ -12,15 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.secagg import graph, keys, shamir
+from fedwon.common.secagg.graph import FEWEST, FEWEST_COUNTED
 from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares
 
 logger = logging.getLogger(__name__)
-
-FEWEST = 3
-"""Sites without which there is no sitting."""
-FEWEST_COUNTED = 2
-"""Updates without which there is no sum: of one it would be that update."""
 
 
 class Sitting:

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from fedwon.common.errors import FedwonError, NotASum, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.secagg.fixed_point import FixedPoint
+from fedwon.common.secagg.graph import FEWEST
 from fedwon.common.secagg.masking import Mask
 from fedwon.common.secagg.messages import Keys, M, MaskOrder, Revealed, Shares, pack, unpack
 from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
@@ -25,7 +26,7 @@ from fedwon.server.answers import Accepted, Answers, Missing
 from fedwon.server.events import RoundStarted, SiteFailed
 from fedwon.server.naming import listed
 from fedwon.server.runs import Run
-from fedwon.server.secure.sitting import FEWEST, Sitting
+from fedwon.server.secure.sitting import Sitting
 from fedwon.server.secure.summing import add_up, masked_layout, mean_of
 from fedwon.server.site_grid import node_id_of
 from fedwon.server.strategy import FedWon, choose, task_id

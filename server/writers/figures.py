@@ -13,9 +13,8 @@ from sqlalchemy import select
 
 from fedwon.common.config import flatten
 from fedwon.server.runs import Run
-from fedwon.server.store import MetricRow, RoundRow, RunRow, Store, TaskRow
+from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, RunRow, Store, TaskRow
 
-UNDER_WAY = ("running", "paused")
 COUNTED, TROUBLES = "averaged", ("refused", "failed", "late")
 
 

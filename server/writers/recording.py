@@ -18,8 +18,8 @@ from typing import Protocol
 from sqlalchemy import select
 
 from fedwon.server.events import Event, RoundCommitted, RunEnded, RunStarted
-from fedwon.server.store import RunRow, Store
-from fedwon.server.writers.figures import UNDER_WAY, RoundFigures, RunFacts, read_rounds, read_run
+from fedwon.server.store import UNDER_WAY, RunRow, Store
+from fedwon.server.writers.figures import RoundFigures, RunFacts, read_rounds, read_run
 from fedwon.server.writers.rows import WriterRow
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from fedwon.client import sitting as seat
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.secure import Masking, circle_secret, masking_of
 from fedwon.client.site import Site
-from fedwon.common.errors import ConfigError, TaskFailed, UnsafeRequest
+from fedwon.common.errors import ConfigError, KeyExposed, TaskFailed, UnsafeRequest
+from fedwon.common.files import write_private
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.masking import apply_masks
@@ -125,11 +126,14 @@ def test_the_circles_secret(tmp_path):
     def site(circle):
         return Site("a", SiteConfig(data=DataConfig(path="x"), circle=circle), Path(tmp_path))
 
-    (tmp_path / "good").write_text("0123456789abcdef\n")
-    (tmp_path / "short").write_text("0123456789abcde\n")
+    write_private(tmp_path / "good", b"0123456789abcdef\n")
+    write_private(tmp_path / "short", b"0123456789abcde\n")
     assert circle_secret(site(None)) == b""
     assert circle_secret(site("good")) == b"0123456789abcdef"
     with pytest.raises(ConfigError, match="15 bytes; a circle's secret has 16 at least"):
         circle_secret(site("short"))
     with pytest.raises(ConfigError, match="There is no file"):
         circle_secret(site("gone"))
+    (tmp_path / "good").chmod(0o640)
+    with pytest.raises(KeyExposed):
+        circle_secret(site("good"))

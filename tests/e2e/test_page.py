@@ -127,7 +127,7 @@ def test_a_site_is_invited_joins_and_is_revoked(fleet, watch):
     glass.wait_says("connected to")
     page.click("tbody th a:has-text('glass')")
     page.click("#ask-revoke")
-    page.fill("#reason", "<b>stolen</b>")
+    page.fill("#revoke-reason", "<b>stolen</b>")
     page.click("#do-revoke")
     page.wait_for_selector("p:has-text('<b>stolen</b>')")
     glass.end(Revoked.code)

@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedwon.common.errors import NotASum, TooFewUpdates
+from fedwon.common.files import write_private
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.server.events import RoundCommitted, RunPaused, SiteFailed
 from fedwon.server.runs import Run
@@ -199,7 +200,7 @@ def test_a_site_that_was_lost_for_a_moment_is_asked_again(secured):
 
 def test_sites_of_two_circles_do_not_mask_with_one_another(secured, tmp_path):
     for name in ("one", "other"):
-        (tmp_path / name).write_text(f"the secret of circle {name}")
+        write_private(tmp_path / name, f"the secret of circle {name}".encode())
     circle = {site: str(tmp_path / ("other" if site == "s6" else "one")) for site in IMAGES}
     grid = Sites(IMAGES, circle)
     run, strategy, told = secured(grid)
