@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedwon.client.listing import Listed, Listing, Part, Wanted, same_name
+from fedwon.client.listing import Listed, Listing, Wanted, same_name
 from fedwon.common.errors import ClassMismatch
+from fedwon.common.surveys import Part
 from fedwon.common.task_config import TaskConfig
 
 _NAMED_AT_MOST = 10

@@ -24,7 +24,6 @@ from torch import nn
 
 from fedwon.client import local_state
 from fedwon.client.data import survey
-from fedwon.client.listing import PARTS
 from fedwon.client.opening import Notes, SiteData, open_site
 from fedwon.client.privacy_ledger import Ledger
 from fedwon.client.secure import SHORTENED, answer_queries, masking_of
@@ -34,6 +33,7 @@ from fedwon.client.training import EVALUATION_BATCH, Evaluation, TrainingOutcome
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
+from fedwon.common.surveys import PARTS
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.models import local_names, standardize_weights

@@ -20,6 +20,7 @@ from fedwon.common.config import load, parse
 from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.invitation import Invitation, invited
 from fedwon.common.memory import keep_freed_memory
+from fedwon.common.surveys import told
 from fedwon.common.version import VERSION
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def start(
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""
     from fedwon.client.adoption import Adoption
-    from fedwon.client.data import images_of, survey
+    from fedwon.client.data import survey
     from fedwon.client.limits import Limits
     from fedwon.client.link import Link
     from fedwon.client.metrics import measured
@@ -159,13 +160,17 @@ def start(
     keep_freed_memory()
     config = load(ClientConfig, folder / "client.yaml")
     stand_back(config.nice)
-    survey(config.data, folder)  # wrong images are told at once, before anything is connected
-    limits = Limits(config.limits, folder / "journal", lambda: images_of(config.data, folder), config.batch_size)
+
+    def _count() -> dict[str, dict[str, int]]:
+        return survey(config.data, folder).as_dict()
+
+    _count()  # wrong images are told at once, before anything is connected
+    limits = Limits(config.limits, folder / "journal", _count, config.batch_size)
     with traced(config.traces, folder) as step:
         link = Link(
             config,
             folder,
-            lambda: survey(config.data, folder).as_dict(),
+            lambda: told(_count(), by_class=config.limits.show_counts),
             until_finished=until_finished,
             patience=patience,
             schedule=config.schedule,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedwon.client.config import DataConfig
-from fedwon.client.listing import PARTS, Part, list_site
+from fedwon.client.listing import list_site
+from fedwon.common.surveys import PARTS, Part
 from fedwon.common.task_config import TaskConfig
 
 if TYPE_CHECKING:
@@ -56,20 +57,6 @@ def survey(data: DataConfig, base: Path) -> Survey:
     counts = {part: listed.count() for part, listed in list_site(data, base).items()}
     names = sorted(set().union(*counts.values()))
     return Survey({name: {part: counts[part][name] if part in counts else 0 for part in PARTS} for name in names})
-
-
-def images_of(data: DataConfig, base: Path) -> tuple[int, int]:
-    """Return how many images a site has to train on and to validate with.
-
-    Args:
-        data: where they are.
-        base: the folder that relative paths start at.
-
-    Raises:
-        DataError: as `fedwon.client.listing.list_site` says.
-    """
-    found = survey(data, base)
-    return found.total("train"), found.total("validation")
 
 
 def open_site(data: DataConfig, task: TaskConfig, base: Path) -> SiteData:

@@ -20,6 +20,7 @@ from fedwon.common.errors import BeyondLimits
 from fedwon.common.files import write_atomic
 from fedwon.common.methods import Normalization
 from fedwon.common.secagg.stages import SECURE, UNMASK
+from fedwon.common.surveys import Survey, images_in
 from fedwon.common.system_errors import storage_error
 
 if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no Flower
@@ -43,6 +44,9 @@ class LimitsConfig(Settings):
     """Passes over its images in a round; empty: any number."""
     least_steps: int = Field(default=1, ge=1)
     """Optimizer steps that an update is made of at least: one that is made of few shows more of the images in it."""
+    least_images: int = Field(default=8, ge=1)
+    """Images that an update is made of at least, or half of the site's where that is fewer: an update of one to
+    four mostly shows them (docs/privacy.md). Training on all images of a site is above that."""
     networks: tuple[str, ...] | None = None
     """Networks that it trains (`run.model.name`); empty: any."""
     normalizations: tuple[Normalization, ...] | None = None
@@ -52,6 +56,9 @@ class LimitsConfig(Settings):
     least_sum: int | None = Field(default=None, ge=2)
     """Its updates go out masked only, in sums of at least so many sites (`run.aggregation.secure`); empty: plain ones
     too, if the server asks for these."""
+    show_counts: bool = True
+    """Say how many images of each class there are; otherwise the server is told the classes' names and one number for
+    all of them. It keeps these counts off pages and out of records; a server that means to can still find them out."""
 
 
 class Limits:
@@ -60,7 +67,7 @@ class Limits:
     Args:
         config: client.yaml's `limits`.
         journal: the site's journal, where rounds are counted over restarts.
-        images: counts the images that the site has to train on and to validate with; these may be among the former.
+        images: counts the site's images; those to validate with may be among those to train on.
         batch_size: the site's own, if it has one.
         clock: seconds since 1970.
     """
@@ -69,7 +76,7 @@ class Limits:
         self,
         config: LimitsConfig,
         journal: Path,
-        images: Callable[[], tuple[int, int]],
+        images: Callable[[], Survey],
         batch_size: int | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -120,9 +127,8 @@ class Limits:
             )
 
     def _check_work(self, task: TaskConfig) -> None:
-        train, validation = self._images()
-        images = max(train if validation else int(train * (1 - task.images.validation_fraction)), 1)
-        images = min(images, task.images.max_train or images)
+        survey = self._images()
+        images = _images_of(task, survey)
         batch = self._batch_size or task.training.batch_size
         steps = task.training.steps or task.training.epochs * math.ceil(images / batch)
         if steps < self._config.least_steps:
@@ -130,11 +136,21 @@ class Limits:
                 f"This site sends no update of fewer than {self._config.least_steps} steps (`limits.least_steps` in "
                 f"client.yaml); it was asked for {steps}, with batches of {batch} of {images} images."
             )
+        self._check_shown(min(images, steps * batch), images_in(survey, ("train",)))
         epochs = task.training.epochs if task.training.steps is None else steps * batch / images
         if self._config.epochs is not None and epochs > self._config.epochs:
             raise BeyondLimits(
                 f"This site passes over its images {self._config.epochs:g} times a round at most (`limits.epochs` in "
                 f"client.yaml); it was asked for {epochs:g}."
+            )
+
+    def _check_shown(self, shown: int, held: int) -> None:
+        """Look at how many of the site's images an update would be made of."""
+        least = min(self._config.least_images, max(held // 2, 1))
+        if shown < least:
+            raise BeyondLimits(
+                f"This site sends no update that is made of fewer than {least} images (`limits.least_images` in "
+                f"client.yaml, or half of the {held} that it has); it was asked for one of {shown}."
             )
 
     def _count(self, task_id: str) -> None:
@@ -163,6 +179,16 @@ class Limits:
             raise storage_error(error, f"reading {self._file}") from None
         except (ValueError, TypeError, AttributeError):
             return {}
+
+
+def _images_of(task: TaskConfig, survey: Survey) -> int:
+    """Count the images that a task trains on here, one at least: of its classes, without those to validate with."""
+    held = {name: survey[name] for name in task.classes if name in survey}
+    train = images_in(held, ("train",))
+    if not images_in(held, ("validation",)):
+        train = int(train * (1 - task.images.validation_fraction))
+    images = max(train, 1)
+    return min(images, task.images.max_train or images)
 
 
 def _named(message: Message, key: str) -> list[str]:

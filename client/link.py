@@ -37,12 +37,13 @@ from fedwon.common.errors import (
 )
 from fedwon.common.lock import locked
 from fedwon.common.pki import load_credentials, site_of
+from fedwon.common.surveys import Survey
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import from_rpc
 from fedwon.common.wire.liveness import Liveness
-from fedwon.common.wire.surveys import Survey, survey_to_wire
+from fedwon.common.wire.surveys import survey_to_wire
 
 logger = logging.getLogger(__name__)
 

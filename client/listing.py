@@ -11,18 +11,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fedwon.client.config import DataConfig
 from fedwon.client.digits import line_labels, load_line
 from fedwon.client.npz import ArraySource, NpzSource, read_labels
 from fedwon.common.errors import DataError, DataMissing, EmptyClass
+from fedwon.common.surveys import PARTS, Part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
 FOLDERS: Mapping[str, Part] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """What the folders above the classes may be called."""
 

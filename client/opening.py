@@ -17,8 +17,9 @@ from fedwon.client.agreement import Agreement, agree
 from fedwon.client.config import DataConfig
 from fedwon.client.decoding import Preparation
 from fedwon.client.images import Corrupt, ImageSet, Room, load_images
-from fedwon.client.listing import PARTS, Listed, Listing, Part, Wanted, list_site
+from fedwon.client.listing import Listed, Listing, Wanted, list_site
 from fedwon.common.errors import DataError, EmptyClass
+from fedwon.common.surveys import PARTS, Part
 from fedwon.common.task_config import TaskConfig
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from fedwon.client.decoding import Unreadable
-from fedwon.client.listing import Listing, Part
+from fedwon.client.listing import Listing
+from fedwon.common.surveys import Part
 
 MOST = 2000
 """Images of a part that are looked at, spread evenly over it."""

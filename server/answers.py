@@ -13,7 +13,7 @@ from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
 from fedwon.common.errors import BrokenFile, FedwonError, ModelMismatch, StorageError
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey, images_in
 from fedwon.server.admission import Landed, Past, Refusal, refuse, refuse_arrays, refuse_size
 from fedwon.server.aggregation import Update
 from fedwon.server.differences import Change, norm
@@ -235,9 +235,7 @@ class Answers:
     def _images_of(self, site: str) -> int | None:
         """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
         survey = self._grid.survey(site) or self._surveys.get(site)
-        return (
-            None if survey is None else sum(row.get("train", 0) + row.get("validation", 0) for row in survey.values())
-        )
+        return None if survey is None else images_in(survey, ("train", "validation"))
 
     def _stored(self, name: str, record: ArrayRecord) -> StoredRecord:
         if isinstance(record, StoredRecord):

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedwon.common.errors import ClassMismatch, FedwonError, Stopped
 from fedwon.common.flower import host_app
 from fedwon.common.run_config import RunConfig
+from fedwon.common.surveys import class_names
 from fedwon.server.drift_watch import DriftWatch
 from fedwon.server.evaluation import Evaluation, evaluate_model
 from fedwon.server.events import Listener, RunStarted
@@ -51,7 +52,7 @@ def agree_on_classes(config: RunConfig, grid: SiteGrid) -> tuple[str, ...]:
     if config.classes is not None:
         return config.classes
     surveys = {site: grid.survey(site) or {} for site in grid.sites()}
-    names = sorted({name for survey in surveys.values() for name in survey})
+    names = sorted({name for survey in surveys.values() for name in class_names(survey)})
     if len(names) < 2:
         raise ClassMismatch(
             f"The connected sites ({listed(list(surveys)) or 'none'}) have {len(names)} classes between them; "

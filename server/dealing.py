@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from fedwon.client.config import DataConfig
 from fedwon.client.digits import load_line
 from fedwon.client.domains import discover
-from fedwon.client.listing import FolderSource, LineSource, Listed, Part, list_site
+from fedwon.client.listing import FolderSource, LineSource, Listed, list_site
 from fedwon.client.npz import NpzSource
 from fedwon.common.errors import ConfigError
+from fedwon.common.surveys import Part
 from fedwon.common.system_errors import storage_error
 
 SEPARATOR = "--"

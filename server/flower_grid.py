@@ -22,7 +22,7 @@ from fedwon.common.arrays import StoredRecord
 from fedwon.common.errors import ConfigError, FedwonError, Stopped, TaskFailed
 from fedwon.common.flower import set_message_id
 from fedwon.common.round_settings import ParticipationConfig
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey
 from fedwon.server.introductions import Introductions
 from fedwon.server.site_grid import SiteGrid, Traffic, metrics_of
 

@@ -19,9 +19,9 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.packing import ZSTD
 from fedwon.common.rebuilding import numbers_size, opened
 from fedwon.common.round_settings import ParticipationConfig
+from fedwon.common.surveys import Survey
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_to_wire, records_from_wire, records_to_wire
-from fedwon.common.wire.surveys import Survey
 from fedwon.server.hub import Hub
 from fedwon.server.site_grid import Delta, SiteGrid, Traffic, node_id_of
 from fedwon.server.tasks import Answer, Task

@@ -12,15 +12,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedwon.common.errors import ConfigError, FedwonError, TaskFailed, VersionGap
+from fedwon.common.surveys import PARTS, Survey
 from fedwon.common.version import VERSION, compatible
-from fedwon.common.wire.surveys import Survey
 from fedwon.server.naming import check_site_name
 from fedwon.server.site_grid import node_id_of
 
 logger = logging.getLogger(__name__)
 
 QUERY = "query.survey"
-PARTS = ("train", "validation", "test")
 AGAIN_SECONDS = 60.0
 """A node whose answer was of no use is asked again after so long."""
 PATIENCE_SECONDS = 120.0
@@ -55,7 +54,7 @@ def known_from(reply: Message) -> Known:
     try:
         name, version, classes = str(told["name"]), str(told["version"]), list(told["classes"])
         counts = {part: [int(number) for number in told[part]] for part in PARTS}
-        rows = {str(label): {part: counts[part][row] for part in PARTS} for row, label in enumerate(classes)}
+        rows: Survey = {str(label): {part: counts[part][row] for part in PARTS} for row, label in enumerate(classes)}
     except (KeyError, IndexError, TypeError, ValueError):
         raise TaskFailed("It did not say which site it is.", hint="Does it run fedwon's ClientApp?") from None
     if not compatible(VERSION, version):

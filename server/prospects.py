@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from fedwon.common.config import parse
 from fedwon.common.run_config import BEFORE_CODECS, RunConfig
+from fedwon.common.surveys import class_names
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
@@ -36,7 +37,7 @@ def prospect(store: Store, configured: RunConfig) -> pb.ProspectReply:
         settings = {**BEFORE_CODECS, **newest.config}
         config, classes, name = parse(RunConfig, settings, f"run {newest.id}"), tuple(newest.classes), newest.id
     else:
-        found = {label for data in surveys for label in data or {}}
+        found = {label for data in surveys for label in class_names(data or {})}
         config, classes, name = configured, configured.classes or tuple(sorted(found)), configured.name
     known = len(classes) >= len(UNKNOWN)
     flat = TaskConfig.of(config, run=name, server_round=1, classes=classes if known else UNKNOWN).flat()

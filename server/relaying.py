@@ -25,9 +25,9 @@ from fedwon.client.sending import ARRAYS
 from fedwon.common import notify
 from fedwon.common.errors import FedwonError, RunMissing, SecureError, Stopped
 from fedwon.common.secagg.stages import SECURE
+from fedwon.common.surveys import Survey, summed
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.common.wire.surveys import Survey, summed
 from fedwon.server import sites
 from fedwon.server.auditing import operator
 from fedwon.server.events import Event, Listener, RoundStarted, SiteAnswered

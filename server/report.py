@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
+from fedwon.common.surveys import class_names, images_in
 from fedwon.server import drift_history, privacy_spent
 from fedwon.server.availability import in_words
 from fedwon.server.evaluation import Evaluation, Score, score_of
@@ -137,7 +138,6 @@ def sites(store: Store, *, served: bool = True) -> list[dict[str, Any]]:
 def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a site as a row of the table."""
     data: Mapping[str, Mapping[str, int]] = site["data"] or {}
-    images = sum(sum(parts.values()) for parts in data.values())
     state = "connected" if site["connected"] else ("away" if site["last_seen"] else "never connected")
     state = (
         in_words(site["unavailable"], site["back"] and datetime.fromisoformat(site["back"]))
@@ -151,8 +151,8 @@ def site_row(site: Mapping[str, Any]) -> tuple[str, ...]:
         site["site"],
         state,
         site["last_seen"] or "-",
-        str(images) if data else "-",
-        str(len(data)) if data else "-",
+        str(images_in(data)) if data else "-",
+        str(len(class_names(data))) if data else "-",
         site["version"] or "-",
         _life(days),
     )

@@ -18,7 +18,7 @@ from fedwon.client.data import survey as survey_images
 from fedwon.client.local_state import LocalStates
 from fedwon.common.errors import ConfigError, FedwonError
 from fedwon.common.flower import host_app, incoming, make_context
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey
 from fedwon.server.site_grid import SiteGrid, Traffic, node_id_of
 
 

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from fedwon.common.arrays import Blob
 from fedwon.common.flower import Run as FlowerRun
 from fedwon.common.flower import make_run
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey
 
 WISH_SECONDS = 0.5
 """Where no server watches the database, a paused run looks so often whether it may go on."""

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from fedwon.common.errors import Refused, TokenExpired, TokenUsed
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey
 from fedwon.server.auditing import operator
 from fedwon.server.store import AuditRow, Site, Store, Token, now
 

@@ -24,7 +24,7 @@ from fedwon.common.codec.coding import decode, encode
 from fedwon.common.errors import FedwonError, Stopped, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
-from fedwon.common.wire.surveys import Survey
+from fedwon.common.surveys import Survey
 from fedwon.models import local_names
 from fedwon.server.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.events import RoundStarted

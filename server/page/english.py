@@ -82,6 +82,7 @@ ENGLISH = Texts(
     no_troubles="None in this run.",
     no_data="This site has not said yet which images it has.",
     in_class="Class",
+    untold="all classes (the site keeps the counts of each to itself)",
     part_train="training",
     part_validation="validation",
     part_test="test",

@@ -82,6 +82,7 @@ JAPANESE = Texts(
     no_troubles="この実行ではありません。",
     no_data="この拠点の画像の内訳はまだ届いていません。",
     in_class="クラス",
+    untold="全クラス（クラス別の枚数は拠点が公開していません）",
     part_train="学習用",
     part_validation="検証用",
     part_test="テスト用",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from fedwon.common.surveys import images_in
 from fedwon.server import report
 from fedwon.server.serving import Home
 from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, Store, TaskRow, now
@@ -78,7 +79,7 @@ class SiteView:
     @property
     def images(self) -> int:
         """How many images it has."""
-        return sum(sum(parts.values()) for parts in self.data.values())
+        return images_in(self.data)
 
 
 @dataclass(frozen=True)

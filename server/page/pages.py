@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from fedwon.common.surveys import PARTS
 from fedwon.server.auditing import trail
 from fedwon.server.page.advice import advise
 from fedwon.server.page.changes import DAY, action_in_words, changes, image_notes
@@ -33,7 +34,6 @@ HISTORY = 200
 """Lines of the audit trail that are shown."""
 MOST_COLUMNS = 20
 """Rounds in the table below a run's curves."""
-PARTS = ("train", "validation", "test")
 
 
 class Pages:

@@ -95,6 +95,7 @@ class Texts:
     no_troubles: str
     no_data: str
     in_class: str
+    untold: str
     part_train: str
     part_validation: str
     part_test: str

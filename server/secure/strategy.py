@@ -22,6 +22,7 @@ from fedwon.common.secagg.graph import FEWEST
 from fedwon.common.secagg.masking import Mask
 from fedwon.common.secagg.messages import Keys, M, MaskOrder, Revealed, Shares, pack, unpack
 from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
+from fedwon.common.surveys import images_in
 from fedwon.server.answers import Accepted, Answers, Missing
 from fedwon.server.events import RoundStarted, SiteFailed
 from fedwon.server.naming import listed
@@ -107,7 +108,7 @@ class SecureFedWon(FedWon):
         """Return up to what images count as weight: those of the largest site, or `weight_cap` medians."""
         surveys = {site: self._grid.survey(site) for site in sites}
         config = self.tracked.config
-        found = [sum(row.get("train", 0) for row in survey.values()) for survey in surveys.values() if survey]
+        found = [images_in(survey, ("train",)) for survey in surveys.values() if survey]
         counts = [min(count, config.images.max_train or count) for count in found]
         if not any(counts):
             return UNKNOWN

@@ -18,9 +18,9 @@ from fedwon.common.secagg.stages import SECURE, UNMASK
 from fedwon.common.task_config import TaskConfig
 
 
-def message(kind="train", name="run.r0001.train.a", codec=None, **run) -> Message:
+def message(kind="train", name="run.r0001.train.a", codec=None, classes=("bad", "good"), **run) -> Message:
     config = parse(RunConfig, run, "test")
-    task = TaskConfig.of(config, run="run", server_round=1, classes=("bad", "good"))
+    task = TaskConfig.of(config, run="run", server_round=1, classes=classes)
     content = RecordDict({"arrays": ArrayRecord(), "config": ConfigRecord(task.flat())})
     if codec:
         content[TRAFFIC] = named(codec)
@@ -33,8 +33,10 @@ class Site:
 
     def __init__(self, folder, images=(100, 20), batch_size=None, **limits):
         self.now, self.done = 1e9, []
+        train, validation = images
+        self.held = {"good": {"train": train, "validation": validation, "test": 0}, "worn": {"train": 4}}
         self.limits = Limits(
-            parse(LimitsConfig, limits, "client.yaml"), folder, lambda: images, batch_size, lambda: self.now
+            parse(LimitsConfig, limits, "client.yaml"), folder, lambda: self.held, batch_size, lambda: self.now
         )
         self.app = self.limits.around(lambda message, _: self.done.append(message.metadata.message_id))
 
@@ -61,6 +63,11 @@ def test_without_limits_everything_comes_through(tmp_path):
         ({"normalizations": ["none"]}, {"method": "fedavg"}, "normalization `none` only.*for `batch"),
         ({"codecs": ["int8", "topk"]}, {"codec": "bf16"}, "codec `int8`, `topk` only.*for `bf16`"),
         ({"codecs": ["int8"]}, {}, "asked for `plain`"),
+        ({}, {"training": {"steps": 1, "batch_size": 1}}, "fewer than 8 images.*asked for one of 1"),
+        ({}, {"training": {"steps": 1, "batch_size": 7}}, "fewer than 8 images.*asked for one of 7"),
+        ({}, {"images": {"max_train": 7}, "training": {"epochs": 9}}, "fewer than 8 images.*asked for one of 7"),
+        ({}, {"classes": ("bad", "worn")}, "fewer than 8 images.*asked for one of 3"),
+        ({"least_images": 80}, {"training": {"steps": 6}}, "fewer than 52 images.*half of the 104 that it has"),
     ],
 )
 def test_what_is_beyond_is_given_back_with_the_reason(tmp_path, limits, asked, said):
@@ -78,6 +85,9 @@ def test_what_is_beyond_is_given_back_with_the_reason(tmp_path, limits, asked, s
         ({"epochs": 2}, {"training": {"epochs": 2}}),
         ({"epochs": 2}, {"training": {"steps": 50, "batch_size": 4}}),
         ({"least_steps": 13}, {"training": {"batch_size": 8}}),
+        ({}, {"training": {"steps": 8, "batch_size": 1}}),
+        ({}, {"images": {"max_train": 8}}),
+        ({"least_images": 1}, {"training": {"steps": 1, "batch_size": 1}}),
         ({"networks": ["digit_cnn"], "normalizations": ["none"], "codecs": ["int8"]}, {"codec": "int8"}),
     ],
 )
@@ -91,6 +101,14 @@ def test_a_site_without_validation_images_of_its_own_trains_on_fewer(tmp_path):
     site = Site(tmp_path, images=(100, 0), least_steps=11)
     with pytest.raises(BeyondLimits, match="batches of 8 of 80 images"):
         site.ask(images={"validation_fraction": 0.2})
+
+
+@pytest.mark.parametrize("images", [(6, 1), (1, 0), (2, 0)])
+def test_a_site_with_few_images_gives_what_it_has(tmp_path, images):
+    site = Site(tmp_path, images=images)
+    site.held.pop("worn")
+    site.ask()
+    assert len(site.done) == 1
 
 
 def test_its_own_batch_size_is_what_counts(tmp_path):
@@ -109,7 +127,7 @@ def test_steps_are_those_that_training_takes(tmp_path_factory, images, batch, ep
         left = min(images, most or images)
         while left > 0:
             left, taken = left - batch, taken + 1
-    site = Site(tmp_path_factory.getbasetemp(), images=(images, 1), least_steps=least)
+    site = Site(tmp_path_factory.getbasetemp(), images=(images, 1), least_steps=least, least_images=1)
     asked = {"training": {"epochs": epochs, "batch_size": batch}, "images": {"max_train": most or None}}
     if taken < least:
         with pytest.raises(BeyondLimits):

@@ -13,7 +13,7 @@ def test_a_federation_trains_it_at_batch_one(fleets, name):
     fleet = fleets(
         rounds=1,
         model={"name": name, "width": 0.05, "relu_constant": True},
-        images={"size": 64, "max_train": 6, "channels": 1},
+        images={"size": 64, "max_train": 8, "channels": 1},
         training={"batch_size": 1, "lr": 0.02, "clipping": 0.64},
     )
     server = fleet.start_server()

@@ -22,12 +22,13 @@ from fedwon.common.certificates import claimed_name, read_certificates, requeste
 from fedwon.common.codec import codec_of
 from fedwon.common.errors import FedwonError, by_slug
 from fedwon.common.pki import new_key, request
+from fedwon.common.surveys import summed
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_from_wire, records_to_wire, settings_of
 from fedwon.common.wire.release_orders import gates_from_wire
-from fedwon.common.wire.surveys import summed, survey_from_wire
+from fedwon.common.wire.surveys import survey_from_wire
 from fedwon.server import service, sites
 from fedwon.server.admission import Landed, refuse
 from fedwon.server.auditing import Refusals

@@ -19,6 +19,7 @@ from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.flower import set_message_id
 from fedwon.common.round_settings import ParticipationConfig, TrafficConfig
 from fedwon.common.run_config import RunConfig
+from fedwon.common.surveys import Survey
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
 from fedwon.common.update_settings import AggregationConfig
 from fedwon.common.version import VERSION
@@ -26,7 +27,6 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, CHUNK, OFFSET_KEY, from_rpc
 from fedwon.common.wire.records import records_to_wire
-from fedwon.common.wire.surveys import Survey
 from fedwon.server import sites
 from fedwon.server.config import ServerConfig
 from fedwon.server.grid import GrpcGrid

@@ -24,10 +24,11 @@ from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, Secure
 from fedwon.common.flower import incoming
 from fedwon.common.methods import METHODS
 from fedwon.common.run_config import RunConfig
+from fedwon.common.surveys import summed
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.update_settings import AggregationConfig
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.common.wire.surveys import summed, survey_from_wire, survey_to_wire
+from fedwon.common.wire.surveys import survey_from_wire, survey_to_wire
 from fedwon.server.admission import refuse_metrics
 from fedwon.server.aggregation import Update, average
 from fedwon.server.cli import app

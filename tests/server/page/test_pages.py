@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from html.parser import HTMLParser
+from unittest.mock import ANY
 
 import pytest
 from sqlalchemy import update
 
 from fedwon.common.run_config import RunConfig
+from fedwon.common.surveys import told
 from fedwon.server import availability, sites, standing
 from fedwon.server.availability import Availability
 from fedwon.server.page.curves import APART, chart, floor_of, spark
@@ -20,7 +22,7 @@ from fedwon.server.store import AuditRow, RoundRow, Site, now
 from tests.server.page.browsing import Browser, enrol
 from tests.server.server_kit import CLASSES, small_run
 
-HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(2)>'{{ 7*7 }}</svg></title>\u202e&amp;"""
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(2)>'{{ 7654321*3 }}</svg></title>\u202e&amp;"""
 TAGS = {"script", "img", "iframe", "object", "embed", "style", "base"}
 OUR_SCRIPT = [("src", f"/static/page.js?v={_digest(HERE / 'static')}"), ("defer", None)]
 
@@ -191,6 +193,14 @@ def test_what_a_run_costs_in_privacy(browser, home):
     assert "Privacy of an image, as sites say epsilon 1.23 at delta 1e-05" in page
 
 
+def test_a_site_that_keeps_its_counts_to_itself(browser, home):
+    enrol(home, "a", told({"good": {"train": 5, "validation": 2}, "bad": {"train": 3}}, by_class=False))
+    table = re.search(r"<tbody>.*?</tbody>", browser.get("/sites/a").text, re.DOTALL)[0]
+    rows = [re.findall(r">([^<>\n]+)</t[hd]>", row) for row in table.split("</tr>")[:-1]]
+    assert rows == [["good", "–", "–", "–"], ["bad", "–", "–", "–"], [ANY, "8", "2", "10"]]
+    assert rows[2][0].startswith("all classes")
+
+
 @pytest.mark.parametrize("path", ["/sites/nobody", "/runs/none", "/elsewhere", "/sites/a/b"])
 def test_what_is_not_there(browser, path):
     reply = browser.get(path)
@@ -219,7 +229,7 @@ def test_nothing_that_a_site_sends_becomes_markup(browser, home, run):
             parsed = Parsed(reply.text)
             assert [(tag, attrs) for tag, attrs in parsed.elements if tag in TAGS] == [("script", OUR_SCRIPT)], path
             assert not [a for _, attrs in parsed.elements for a, _ in attrs if a.startswith("on") or a == "style"]
-            assert "49" not in "".join(parsed.texts).replace(HOSTILE, "")
+            assert "22962963" not in "".join(parsed.texts).replace(HOSTILE, "")
 
 
 def test_without_a_database_the_page_says_so(home):
