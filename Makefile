@@ -12,8 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PIP += $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 # A folder's time changes when a module comes or goes, which the strict editable install must hear of.
-PACKAGES := models common common/codec common/secagg common/wire client server server/comparison server/secure server/writers
-PACKAGES += server/migrations/versions server/page server/page/templates server/page/static
+PACKAGES := $(shell find models common client server -type d ! -name __pycache__)
 
 .PHONY: help demo test matrix containers accuracy airgap wheelhouse lint format docs site wire fuzz audit clean
 .DEFAULT_GOAL := help

@@ -3,8 +3,8 @@
 A hundred updates of 57 MB (`digit_cnn`) lie in a temporary folder, as a round leaves them in its spool. Measured:
 
 - the speed at which one thread, and as many as there are processors, read these files from the page cache;
-- `fedwon.server.aggregation.average` of 10, 50 and 100 of them, each in a process of its own, in turns with reading:
-  seconds, bytes a second, peak memory above what the process held before;
+- `fedwon.server.aggregation.averaging.average` of 10, 50 and 100 of them, each in a process of its own, in turns with
+  reading: seconds, bytes a second, peak memory above what the process held before;
 - the same bits in another order of arrival, and the largest error against exact sums, in units in the last place;
 - Flower's FedAvg on the same updates: its `aggregate_train` gets them as it would, in memory.
 
@@ -40,7 +40,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.flower import host_app
 from fedwon.common.version import VERSION
-from fedwon.server.aggregation import Update, average
+from fedwon.server.aggregation.averaging import Update, average
 
 RESULT = Path(__file__).resolve().parent / "results" / "aggregation.json"
 SHAPES: Mapping[str, tuple[int, ...]] = {

@@ -19,8 +19,8 @@ from typing import Any
 from fedwon.common import logs
 from fedwon.common.config import load
 from fedwon.common.round_settings import TrafficConfig
-from fedwon.server.events import Event, SiteAnswered
-from fedwon.server.simulating import SimulationConfig, simulate, simulation_report
+from fedwon.server.engines.simulating import SimulationConfig, simulate, simulation_report
+from fedwon.server.rounds.events import Event, SiteAnswered
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "deploy" / "examples" / "digits_batch1.yaml"

@@ -36,12 +36,12 @@ from fedwon.common.rebuilding import OF_MODEL, rebuild
 from fedwon.common.round_settings import ParticipationConfig, TrafficConfig
 from fedwon.common.run_config import RunConfig
 from fedwon.models import build_model
-from fedwon.server.app import federate
 from fedwon.server.comparison.paired import Difference, paired
 from fedwon.server.comparison.scoring import accuracy
-from fedwon.server.simulating import versions
-from fedwon.server.simulation import InProcessGrid
-from fedwon.server.site_grid import Delta
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.engines.simulating import versions
+from fedwon.server.rounds.site_grid import Delta
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 RESULTS = ROOT / "benchmarks" / "results" / "codecs"

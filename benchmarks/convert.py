@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedwon.models.convert import convert, detect, largest_difference
 from fedwon.models.fold import fold
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "convert.json"
 NETWORKS = (

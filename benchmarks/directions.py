@@ -33,10 +33,10 @@ from fedwon.common.config import parse
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.run_config import RunConfig
 from fedwon.common.update_settings import AdmissionConfig
-from fedwon.server.app import federate
-from fedwon.server.differences import Change, cosines, norm
-from fedwon.server.simulating import versions
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.aggregation.differences import Change, cosines, norm
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.engines.simulating import versions
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 RESULT = ROOT / "benchmarks" / "results" / "directions.json"

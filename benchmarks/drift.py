@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.faulty.rows import FIRST, SETS, Spec, every
-from fedwon.server.drift import THRESHOLD, Counts, step
-from fedwon.server.simulating import versions
+from fedwon.server.drift.alarm import THRESHOLD, Counts, step
+from fedwon.server.engines.simulating import versions
 
 ROOT = Path(__file__).resolve().parent
 RESULT = ROOT / "results" / "drift.json"

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 from fedwon.server.store import MetricRow, Store
 from tests.e2e.fleet import BIN, Fleet, Process, environment
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.flooding import FLOODS, SITES, STRANGERS
 from benchmarks.soak import Processes, committed, look
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 from fedwon.server.store import Store
 
 RESULT = Path(__file__).resolve().parent / "results" / "floods.json"

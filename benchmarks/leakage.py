@@ -46,7 +46,7 @@ from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 
 ROOT = Path(__file__).resolve().parent
 RESULT, PICTURE = ROOT / "results" / "leakage.json", ROOT.parent / "docs" / "curves" / "leakage.png"

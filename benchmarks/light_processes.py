@@ -20,10 +20,10 @@ from benchmarks.light_sites import LightSite, Seen, run_sites
 from benchmarks.recorded import Recorded
 from fedwon.common.certificates import read_certificate
 from fedwon.common.pki import Credentials, fingerprint, new_key, request, sign_request
-from fedwon.server.open_files import allow_open_files
-from fedwon.server.peers import serial_of
+from fedwon.server.identity.sites import note_enrolled
+from fedwon.server.link.open_files import allow_open_files
+from fedwon.server.link.peers import serial_of
 from fedwon.server.serving import Home
-from fedwon.server.sites import note_enrolled
 from fedwon.server.store import CertificateRow
 
 Enrolled = Sequence[tuple[str, Credentials]]

@@ -19,7 +19,7 @@ from fedwon.client.domains import discover
 from fedwon.common import logs
 from fedwon.common.round_settings import TrafficConfig
 from fedwon.server.demo import DIGITS
-from fedwon.server.simulating import DomainSettings, SimulationConfig, simulate, standalone, versions
+from fedwon.server.engines.simulating import DomainSettings, SimulationConfig, simulate, standalone, versions
 
 HEAD = """## The demo's four lines, apart and together
 

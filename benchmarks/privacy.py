@@ -40,9 +40,9 @@ from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import RunConfig
 from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server import report
-from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import accuracy, counts
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 RESULTS = ROOT / "benchmarks" / "results" / "privacy"

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.update_settings import AggregationConfig
-from fedwon.server.aggregation import Update, average
-from fedwon.server.combining import combine
+from fedwon.server.aggregation.averaging import Update, average
+from fedwon.server.aggregation.combining import combine
 
 RULES = AggregationConfig(weight_cap=1e9)
 SHAPES = ((4, 2), (16, 4), (64, 8))

@@ -27,7 +27,7 @@ from fedwon.common.scoring import OnnxModel, Scorer
 from fedwon.common.task_settings import ImageConfig
 from fedwon.models import build_model, fold
 from fedwon.models.export import to_onnx
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 from tests.release.edge_box import needed
 
 SIZES = ((512, 512, 64), (480, 640, 128), (1080, 1920, 224))

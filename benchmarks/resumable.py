@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fedwon.common.memory import keep_freed_memory
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 
 Row = dict[str, Any]
 

@@ -49,7 +49,7 @@ from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_from_wire, records_to_wire
-from fedwon.server.aggregation import Update, average
+from fedwon.server.aggregation.averaging import Update, average
 from fedwon.server.config import ServerConfig
 from fedwon.server.secure.summing import add_up
 from fedwon.server.serving import CONFIG_NAME, Home

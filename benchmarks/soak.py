@@ -26,7 +26,7 @@ import yaml
 from sqlalchemy import func, select
 
 from benchmarks.paper.curves import Point, svg
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 from fedwon.server.store import RoundRow, RunRow, Store
 
 ROOT = Path(__file__).resolve().parent

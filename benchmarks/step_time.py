@@ -27,7 +27,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from fedwon.common.memory import keep_freed_memory
 from fedwon.models import AdaptiveGradientClipping, WSConv2d, available_models, build_model
 from fedwon.models.blocks import LinearKind
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "step_time.json"
 SIZES = {"digit_cnn": 28, "alexnet": 128}

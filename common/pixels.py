@@ -7,6 +7,8 @@ What stands in a factory's image folders decides what is handled here:
 * Grey of 16 bits (and the 32-bit integers that some versions of Pillow make of it) keeps its upper 8 bits. The scale
   is fixed, not stretched image by image, because brightness may be what tells a defect. A 12-bit camera must
   therefore write its values shifted up, as the common formats ask for.
+* Images of more than 67 million pixels (8192 x 8192) are refused as unreadable before they are decoded: a file of a few
+  bytes may say that it has as many as it likes, and an edge box has a gigabyte for all.
 * Floating-point pixels have no agreed range and are refused as unreadable.
 * Palettes become colour; transparent pixels become white, whatever colour hides beneath.
 * The whole image is squeezed to a square. Nothing is cropped away: a defect may be at the edge.
@@ -18,6 +20,7 @@ The arithmetic is torchvision's (transforms.v2), bit for bit. Training resizes w
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +36,9 @@ Pixels = NDArray[np.uint8]
 Inputs = NDArray[np.float32]
 
 COLOURS = 3
+MOST_PIXELS = 2**26
+"""Of an image file. Decoding one, with transparency, takes up to 16 bytes a pixel for a moment."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's own limit is above ours
 _WORD_MAX = 2**16 - 1
 _LEAST_STD = 2 / 255
 _GREY = (np.float32(0.2989), np.float32(0.587), np.float32(0.114))
@@ -51,16 +57,23 @@ def read_pixels(path: Path) -> Pixels:
         uint8, (1, H, W) for grey and (3, H, W) for colour.
 
     Raises:
-        Unreadable: the content is no image, is cut short, or has pixels that cannot be made 8 bits.
+        Unreadable: the content is no image, is cut short, has pixels that cannot be made 8 bits, or more than
+            `MOST_PIXELS` of them.
     """
     try:
         with Image.open(path) as image:
+            _check_size(image)
             pixels = np.array(_eight_bits(ImageOps.exif_transpose(image)))
     except (Unreadable, MemoryError):
         raise
     except Exception as error:  # decoders meet broken files with every kind of exception there is
         raise Unreadable(str(error) or type(error).__name__) from error
     return (pixels if pixels.ndim == COLOURS else pixels[:, :, None]).transpose(2, 0, 1)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise Unreadable(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; save it smaller")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ from fedwon.common.methods import METHODS
 from fedwon.common.recipes import RECIPES
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
-from fedwon.server.simulating import SimulationConfig
+from fedwon.server.engines.simulating import SimulationConfig
 
 INTRODUCTION = """\
 # Configuration

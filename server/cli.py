@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedwon.server.handshakes import own_standard_error  # ahead of fedwon.common, which tells gRPC to be quiet
+from fedwon.server.link.handshakes import own_standard_error  # ahead of fedwon.common, which tells gRPC to be quiet
 
 # isort: split
 
@@ -18,20 +18,18 @@ from fedwon.common.console import run_command, show_health, show_table
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.pki import fingerprint
 from fedwon.common.version import VERSION
-from fedwon.server import (
-    backup_commands,
-    cli_compare,
-    cli_page,
-    cli_quarantine,
-    cli_relay,
-    cli_releases,
-    interrupted,
-    report,
-)
-from fedwon.server.cli_identity import register, sites_app
+from fedwon.server import report
+from fedwon.server.commands import backups as backup_commands
+from fedwon.server.commands import compare as cli_compare
+from fedwon.server.commands import interrupted
+from fedwon.server.commands import page as cli_page
+from fedwon.server.commands import quarantine as cli_quarantine
+from fedwon.server.commands import relay as cli_relay
+from fedwon.server.commands import releases as cli_releases
+from fedwon.server.commands.identity import register, sites_app
+from fedwon.server.commands.options import HOME, AsJson, Folder
 from fedwon.server.config import ServerConfig
-from fedwon.server.options import HOME, AsJson, Folder
-from fedwon.server.privacy_spent import in_words
+from fedwon.server.runs.privacy_spent import in_words
 from fedwon.server.serving import CONFIG_NAME, Home
 
 app = typer.Typer(
@@ -108,8 +106,8 @@ def start(
     from fedwon.common.run_config import RunConfig
     from fedwon.server.display import show_outcome, watching
     from fedwon.server.handing_out import check_folder, hand_out
-    from fedwon.server.joining import check_no_relay
     from fedwon.server.operating import run_federation, serve_sites
+    from fedwon.server.relays.joining import check_no_relay
 
     if resume and (run or auto_resume or once):
         raise typer.BadParameter("it goes with none of --run, --auto-resume and --once", param_hint="--resume")
@@ -141,7 +139,7 @@ def health(
     as_json: AsJson = False,
 ) -> None:
     """Ask the server that runs on this machine whether it is well; needs no site's certificate."""
-    from fedwon.server.health import check_health
+    from fedwon.server.link.health import check_health
 
     show_health(lambda: check_health(folder, timeout), as_json)
 
@@ -216,9 +214,9 @@ def simulate(
 ) -> None:
     """Run a federation without sites: in this one process, or on Ray; for experiments and tests."""
     from fedwon.server.display import show_outcome, watching
-    from fedwon.server.ray_engine import RayEngine
-    from fedwon.server.simulating import SimulationConfig, simulation_report
-    from fedwon.server.simulating import simulate as run_simulation
+    from fedwon.server.engines.ray_engine import RayEngine
+    from fedwon.server.engines.simulating import SimulationConfig, simulation_report
+    from fedwon.server.engines.simulating import simulate as run_simulation
 
     if engine != "ray" and (workers or ray_address):
         raise typer.BadParameter("they are for `--engine ray`", param_hint="--workers, --ray-address")
@@ -258,7 +256,7 @@ def convert(
     """Make a network without normalization of a pretrained one; it computes the same."""
     from fedwon.models.convert import TOLERANCE
     from fedwon.models.findings import explain, summary
-    from fedwon.server.converting import convert_file, explain_architecture
+    from fedwon.server.releases.converting import convert_file, explain_architecture
 
     if only_explain:
         typer.echo(explain(explain_architecture(architecture)))

@@ -25,13 +25,14 @@ from fedwon.common.model_file import read_model
 from fedwon.common.pki import fingerprint
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_settings import ImageConfig, ModelConfig, TrainingConfig
-from fedwon.server import report, sites
+from fedwon.server import report
 from fedwon.server.children import Children
 from fedwon.server.config import ServerConfig
-from fedwon.server.evaluation import Evaluation
-from fedwon.server.runs import Run
+from fedwon.server.engines.simulating import standalone
+from fedwon.server.identity import sites
+from fedwon.server.rounds.evaluation import Evaluation
+from fedwon.server.runs.run import Run
 from fedwon.server.serving import Home
-from fedwon.server.simulating import standalone
 
 MARK = ".fedwon-demo"
 START_SECONDS = 60.0

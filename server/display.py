@@ -12,9 +12,9 @@ from rich.text import Text
 
 from fedwon.common import logs
 from fedwon.common.console import show_table
-from fedwon.server.app import Outcome
-from fedwon.server.evaluation import Evaluation
-from fedwon.server.events import (
+from fedwon.server.identity.naming import listed
+from fedwon.server.rounds.evaluation import Evaluation
+from fedwon.server.rounds.events import (
     Event,
     Listener,
     RoundCommitted,
@@ -27,7 +27,7 @@ from fedwon.server.events import (
     SiteFailed,
     SiteNoted,
 )
-from fedwon.server.naming import listed
+from fedwon.server.runs.federating import Outcome
 
 logger = logging.getLogger(__name__)
 

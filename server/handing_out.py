@@ -9,7 +9,7 @@ from fedwon.common.errors import StorageError
 from fedwon.common.files import write_atomic
 from fedwon.common.system_errors import storage_error
 from fedwon.common.version import VERSION
-from fedwon.server.app import Outcome
+from fedwon.server.runs.federating import Outcome
 
 MODEL, SCORES = "model.safetensors", "scores.json"
 PIECE = 2**20

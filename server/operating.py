@@ -21,15 +21,15 @@ from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.round_settings import ParticipationConfig
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.app import Outcome, federate
 from fedwon.server.auditing import operator
-from fedwon.server.evaluation import Evaluation, evaluate_model
-from fedwon.server.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
-from fedwon.server.grid import GrpcGrid
-from fedwon.server.hub import Hub
-from fedwon.server.open_files import allow_open_files
+from fedwon.server.link.grid import GrpcGrid
+from fedwon.server.link.hub import Hub
+from fedwon.server.link.open_files import allow_open_files
 from fedwon.server.page.hosting import page_beside
-from fedwon.server.runs import Run
+from fedwon.server.rounds.evaluation import Evaluation, evaluate_model
+from fedwon.server.rounds.events import Event, Listener, RoundCommitted, RoundStarted, RunPaused, RunStarted
+from fedwon.server.runs.federating import Outcome, federate
+from fedwon.server.runs.run import Run
 from fedwon.server.serving import Home, serving
 from fedwon.server.tracing import traced, traces_of
 from fedwon.server.writers.choosing import recorders_of

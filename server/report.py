@@ -16,12 +16,13 @@ from fedwon.common.certificates import read_certificate, read_certificates
 from fedwon.common.errors import FedwonError
 from fedwon.common.files import read_bytes
 from fedwon.common.surveys import class_names, images_in
-from fedwon.server import drift_history, privacy_spent
-from fedwon.server.availability import in_words
-from fedwon.server.evaluation import Evaluation, Score, score_of
+from fedwon.server.admission.suspension import suspended
+from fedwon.server.drift import history as drift_history
+from fedwon.server.rounds.availability import in_words
+from fedwon.server.rounds.evaluation import Evaluation, Score, score_of
+from fedwon.server.runs import privacy_spent
 from fedwon.server.serving import Home
 from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, RunRow, Site, Store, TaskRow, newest_runs, now
-from fedwon.server.suspension import suspended
 
 INTERRUPTED = "the server does not run; `fedwon-server start --resume` goes on with it"
 SOON_DAYS, AUTHORITY_SOON_DAYS = 7.0, 90.0

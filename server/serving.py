@@ -28,19 +28,21 @@ from fedwon.common.pki import (
 )
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.liveness import Liveness
-from fedwon.server import availability, doors, sites
-from fedwon.server.attempts import Attempts
 from fedwon.server.auditing import Refusals, operator
-from fedwon.server.authorities import LiveTrust
 from fedwon.server.config import ServerConfig
-from fedwon.server.desk import Desk
-from fedwon.server.enrolling import EnrolmentService
-from fedwon.server.handshakes import told_of_handshakes
-from fedwon.server.health import OutsidersHealth
-from fedwon.server.hub import Hub
-from fedwon.server.service import FederationService
+from fedwon.server.identity import sites
+from fedwon.server.identity.attempts import Attempts
+from fedwon.server.identity.authorities import LiveTrust
+from fedwon.server.identity.enrolling import EnrolmentService
+from fedwon.server.link import doors
+from fedwon.server.link.handshakes import told_of_handshakes
+from fedwon.server.link.health import OutsidersHealth
+from fedwon.server.link.hub import Hub
+from fedwon.server.link.service import FederationService
+from fedwon.server.link.tls import server_credentials
+from fedwon.server.releases.desk import Desk
+from fedwon.server.rounds import availability
 from fedwon.server.store import Store
-from fedwon.server.tls import server_credentials
 from fedwon.server.watching import Watch, keep_own, renew_own
 
 logger = logging.getLogger(__name__)

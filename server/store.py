@@ -129,7 +129,7 @@ class RunRow(Base):
     made: Mapped[datetime] = mapped_column(default=now)
     ended: Mapped[datetime | None]
     wish: Mapped[str] = mapped_column(default="", server_default=text("''"))  # the operator's: "pause", "stop"
-    privacy: Mapped[dict[str, Any] | None]  # what it has cost: fedwon.server.privacy_spent
+    privacy: Mapped[dict[str, Any] | None]  # what it has cost: fedwon.server.runs.privacy_spent
 
 
 class RoundRow(Base):

@@ -18,9 +18,9 @@ from fedwon.common.config import FlatValue, Settings, load, parse
 from fedwon.common.errors import FedwonError
 from fedwon.common.run_config import RunConfig
 from fedwon.common.system_errors import storage_error
-from fedwon.server.app import Outcome, federate
 from fedwon.server.display import log_event
-from fedwon.server.flower_grid import FlowerGrid
+from fedwon.server.engines.flower_grid import FlowerGrid
+from fedwon.server.runs.federating import Outcome, federate
 from fedwon.server.store import Store
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fedwon.common.traces import open_traces, round_name
-from fedwon.server.events import (
+from fedwon.server.rounds.events import (
     Event,
     Listener,
     RoundCommitted,
@@ -19,9 +19,9 @@ from fedwon.server.events import (
     SiteAnswered,
     SiteFailed,
 )
+from fedwon.server.rounds.strategy import task_id
 from fedwon.server.serving import Home
 from fedwon.server.store import RunRow, Store
-from fedwon.server.strategy import task_id
 
 if TYPE_CHECKING:
     from fedwon.common.spans import Traces

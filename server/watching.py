@@ -8,14 +8,14 @@ from contextlib import suppress
 
 from fedwon.common.errors import FedwonError, Revoked
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.server import wishes
+from fedwon.server.admission.suspension import suspended
 from fedwon.server.auditing import Refusals
-from fedwon.server.authorities import LiveTrust, renew_server, server_is_due
 from fedwon.server.config import ServerConfig
-from fedwon.server.hub import Hub
-from fedwon.server.standing import Standing
+from fedwon.server.identity.authorities import LiveTrust, renew_server, server_is_due
+from fedwon.server.identity.standing import Standing
+from fedwon.server.link.hub import Hub
+from fedwon.server.runs import wishes
 from fedwon.server.store import Store
-from fedwon.server.suspension import suspended
 
 logger = logging.getLogger(__name__)
 

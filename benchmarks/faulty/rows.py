@@ -22,9 +22,9 @@ from fedwon.common.config import parse
 from fedwon.common.errors import FedwonError
 from fedwon.common.flower import incoming
 from fedwon.common.run_config import RunConfig
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
-from fedwon.server.site_grid import metrics_of
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.rounds.site_grid import metrics_of
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 ROUNDS, FIRST, LAST = 18, 8, 13

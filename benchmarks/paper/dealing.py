@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fedwon.client.config import DataConfig
 from fedwon.client.domains import discover
 from fedwon.client.listing import FolderSource, Listing, list_site
-from fedwon.server.dealing import SEPARATOR, Rows, writer_of
+from fedwon.server.engines.dealing import SEPARATOR, Rows, writer_of
 
 Deal = Callable[[NDArray[Any]], list[Rows]]
 """Takes the class names of a part's images, shape (N,), and says which rows each site gets."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.dealing import kept_sites
 from fedwon.client.config import DataConfig
-from fedwon.server.dealing import SEPARATOR, Rows, domain_of
+from fedwon.server.engines.dealing import SEPARATOR, Rows, domain_of
 
 __all__ = [
     "SEPARATOR",

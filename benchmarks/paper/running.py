@@ -30,12 +30,12 @@ from fedwon.common.model_file import read_model
 from fedwon.common.round_settings import ParticipationConfig
 from fedwon.common.run_config import BEFORE_CODECS, RunConfig
 from fedwon.common.update_settings import AdmissionConfig
-from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, counts, served
-from fedwon.server.events import Event, RoundCommitted
-from fedwon.server.runs import Run
-from fedwon.server.simulating import versions
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.engines.simulating import versions
+from fedwon.server.rounds.events import Event, RoundCommitted
+from fedwon.server.runs.federating import federate
+from fedwon.server.runs.run import Run
 from fedwon.server.store import MetricRow, Store
 
 RESULTS = ROOT / "benchmarks" / "results" / "paper"

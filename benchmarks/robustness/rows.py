@@ -21,10 +21,10 @@ from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError, FedwonError
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.run_config import RunConfig
-from fedwon.server.admission_rows import QuarantineRow
-from fedwon.server.app import federate
+from fedwon.server.admission.rows import QuarantineRow
 from fedwon.server.comparison.scoring import accuracy, counts
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")

@@ -9,9 +9,9 @@ from torchvision.models import resnet18
 from fedwon.common import logs
 from fedwon.common.config import parse
 from fedwon.models import WSConv2d, convert, fold, is_normalization_free
-from fedwon.server.events import Event, RoundCommitted
-from fedwon.server.simulating import SimulationConfig, simulate
-from fedwon.server.strategy import FedWon
+from fedwon.server.engines.simulating import SimulationConfig, simulate
+from fedwon.server.rounds.events import Event, RoundCommitted
+from fedwon.server.rounds.strategy import FedWon
 
 # 1. The layer: a Conv2d whose filters are standardized as they are used. One image is a legal batch.
 layer = torch.nn.Sequential(WSConv2d(3, 8, 3, padding=1), torch.nn.ReLU())

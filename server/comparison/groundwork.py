@@ -20,7 +20,7 @@ from fedwon.server.comparison.dealing import deal_out, write_lines
 from fedwon.server.comparison.facts import Obstacle, basis, facts
 from fedwon.server.comparison.ledger import Ledger, subject_of
 from fedwon.server.comparison.looking import identities, look, suggest_images
-from fedwon.server.simulating import SimulationConfig
+from fedwon.server.engines.simulating import SimulationConfig
 
 DEFAULT_METHODS: tuple[MethodName, ...] = ("standalone", "fedavg", "fedbn", "fedwon")
 IMAGES = "images"

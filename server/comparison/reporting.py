@@ -19,7 +19,7 @@ from fedwon.server.comparison.outcomes import METRIC, Outcomes, outcomes
 from fedwon.server.comparison.planning import rungs
 from fedwon.server.comparison.runs import Ground, Spec
 from fedwon.server.comparison.verdict import Recommendation, recommend
-from fedwon.server.simulating import versions
+from fedwon.server.engines.simulating import versions
 
 FORMAT = 1
 

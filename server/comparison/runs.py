@@ -26,10 +26,10 @@ from fedwon.common.model_file import read_model
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.update_settings import AdmissionConfig
-from fedwon.server.app import federate
 from fedwon.server.comparison.scoring import LOCAL, Served, balanced_accuracy, counts, ensemble_of_others, served
-from fedwon.server.events import Event, RoundCommitted, SiteAnswered
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.rounds.events import Event, RoundCommitted, SiteAnswered
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
 Kind = Literal["trial", "run", "unseen"]

@@ -17,16 +17,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from fedwon.common.errors import ConfigError, LinkError, ReleaseError, RunError
-from fedwon.server import wishes
-from fedwon.server.invitations import invite
-from fedwon.server.joining import check_no_relay
+from fedwon.server.admission.suspension import resume, suspend
+from fedwon.server.identity.invitations import invite
+from fedwon.server.identity.standing import revoke
 from fedwon.server.page.guarding import Login, visitor_of
 from fedwon.server.page.logins import Logins, plain_name
 from fedwon.server.page.password import is_set
 from fedwon.server.page.rendering import Renderer, words
+from fedwon.server.relays.joining import check_no_relay
+from fedwon.server.runs import wishes
 from fedwon.server.serving import Home
-from fedwon.server.standing import revoke
-from fedwon.server.suspension import resume, suspend
 
 LARGEST_FORM, LARGEST_AFTER_LOGIN = 8192, 2**18
 """Bytes of a form; a form that names sites has a field for each."""

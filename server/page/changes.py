@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, or_, select
 
 from fedwon.server.auditing import REFUSED
-from fedwon.server.naming import listed
+from fedwon.server.identity.naming import listed
 from fedwon.server.page.overview import Course, Overview, courses_of
 from fedwon.server.page.texts import Texts, percent
 from fedwon.server.store import AuditRow, RoundRow, Site, Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwon.server.naming import listed
+from fedwon.server.identity.naming import listed
 from fedwon.server.page.overview import Overview, RunView
 from fedwon.server.page.texts import Texts
 

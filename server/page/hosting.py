@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedwon.common.errors import FedwonError, PortInUse
-from fedwon.server.authorities import stamp
-from fedwon.server.hub import Hub
+from fedwon.server.identity.authorities import stamp
+from fedwon.server.link.hub import Hub
 from fedwon.server.serving import CONFIG_NAME, Home
 from fedwon.server.store import Store
 

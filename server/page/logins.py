@@ -14,8 +14,8 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from fedwon.server.attempts import Attempts
-from fedwon.server.authorities import stamp
+from fedwon.server.identity.attempts import Attempts
+from fedwon.server.identity.authorities import stamp
 from fedwon.server.page.guarding import Login
 from fedwon.server.page.password import NAME, verify
 

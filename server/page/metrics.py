@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from fedwon.common.round_settings import DriftConfig
 from fedwon.common.version import VERSION
-from fedwon.server import drift_history
+from fedwon.server.drift import history as drift_history
 from fedwon.server.page.overview import Overview, RunView
 from fedwon.server.store import RoundRow, RunRow, Store, TaskRow
 

@@ -11,9 +11,9 @@ from sqlalchemy import select
 
 from fedwon.common.surveys import images_in
 from fedwon.server import report
+from fedwon.server.runs.wishes import PAUSE
 from fedwon.server.serving import Home
 from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, Store, TaskRow, now
-from fedwon.server.wishes import PAUSE
 
 Course = tuple[tuple[int, float], ...]
 """A site's accuracy, 0 to 1, by round."""

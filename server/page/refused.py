@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from fedwon.common.errors import StaysRefused
-from fedwon.server.admission_rows import HELD
+from fedwon.server.admission.quarantine import NEVER, details, listing, release
+from fedwon.server.admission.rows import HELD
 from fedwon.server.page.actions import Act, Form, reason_in
 from fedwon.server.page.guarding import Login
 from fedwon.server.page.rendering import Renderer, words
-from fedwon.server.quarantine import NEVER, details, listing, release
 from fedwon.server.serving import Home
 from fedwon.server.store import now
 

@@ -13,14 +13,14 @@ from fedwon.common.errors import ConfigError
 from fedwon.common.gates import Figures
 from fedwon.common.release import Manifest
 from fedwon.server import report
-from fedwon.server.orders import by_site
 from fedwon.server.page.actions import Act, Form
 from fedwon.server.page.guarding import Login
 from fedwon.server.page.rendering import Renderer, words
 from fedwon.server.page.texts import Texts
-from fedwon.server.promoting import order, promote
+from fedwon.server.releases.orders import by_site
+from fedwon.server.releases.promoting import order, promote
+from fedwon.server.releases.shelves import list_releases
 from fedwon.server.serving import Home
-from fedwon.server.shelves import list_releases
 from fedwon.server.store import now
 
 SITE, DEFECT = "site:", "defect:"

@@ -23,14 +23,14 @@ from fedwon.common.secagg.masking import Mask
 from fedwon.common.secagg.messages import Keys, M, MaskOrder, Revealed, Shares, pack, unpack
 from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
 from fedwon.common.surveys import images_in
-from fedwon.server.answers import Accepted, Answers, Missing
-from fedwon.server.events import RoundStarted, SiteFailed
-from fedwon.server.naming import listed
-from fedwon.server.runs import Run
+from fedwon.server.identity.naming import listed
+from fedwon.server.rounds.answers import Accepted, Answers, Missing
+from fedwon.server.rounds.events import RoundStarted, SiteFailed
+from fedwon.server.rounds.site_grid import node_id_of
+from fedwon.server.rounds.strategy import FedWon, choose, task_id
+from fedwon.server.runs.run import Run
 from fedwon.server.secure.sitting import Sitting
 from fedwon.server.secure.summing import add_up, masked_layout, mean_of
-from fedwon.server.site_grid import node_id_of
-from fedwon.server.strategy import FedWon, choose, task_id
 
 logger = logging.getLogger(__name__)
 

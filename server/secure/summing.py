@@ -13,7 +13,7 @@ from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import NotASum
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.masking import Mask, Words, apply_masks
-from fedwon.server.aggregation import Averaged
+from fedwon.server.aggregation.averaging import Averaged
 
 
 class MaskedArray(Array):

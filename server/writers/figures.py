@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from fedwon.common.config import flatten
-from fedwon.server.runs import Run
+from fedwon.server.runs.run import Run
 from fedwon.server.store import UNDER_WAY, MetricRow, RoundRow, RunRow, Store, TaskRow
 
 COUNTED, TROUBLES = "averaged", ("refused", "failed", "late")

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from sqlalchemy import select
 
-from fedwon.server.events import Event, RoundCommitted, RunEnded, RunStarted
+from fedwon.server.rounds.events import Event, RoundCommitted, RunEnded, RunStarted
 from fedwon.server.store import UNDER_WAY, RunRow, Store
 from fedwon.server.writers.figures import RoundFigures, RunFacts, read_rounds, read_run
 from fedwon.server.writers.rows import WriterRow

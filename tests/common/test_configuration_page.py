@@ -14,7 +14,7 @@ from fedwon.common.config import flatten, parse
 from fedwon.common.methods import METHODS
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
-from fedwon.server.simulating import SimulationConfig
+from fedwon.server.engines.simulating import SimulationConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "configuration.md").read_text(encoding="utf-8")

@@ -87,3 +87,11 @@ def test_torch_is_not_needed():
     code = "import sys, fedwon.common.pixels; print({'torch', 'flwr', 'grpc'} & {*sys.modules} or 'no')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "no"
+
+
+def test_a_file_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("L", (4, 3)).save(tmp_path / "a.png")
+    assert pixels.read_pixels(tmp_path / "a.png").shape == (1, 3, 4)
+    monkeypatch.setattr(pixels, "MOST_PIXELS", 11)
+    with pytest.raises(pixels.Unreadable, match="4 x 3 pixels are more than 11"):
+        pixels.read_pixels(tmp_path / "a.png")

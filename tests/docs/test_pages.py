@@ -47,7 +47,7 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 
 def test_the_reference_is_made_from_docstrings(site):
     page = (site / "api.html").read_text()
-    for name in ("fedwon.models.ws_conv.WSConv2d", "fedwon.server.strategy.FedWon", "fedwon.models.fold.fold"):
+    for name in ("fedwon.models.ws_conv.WSConv2d", "fedwon.server.rounds.strategy.FedWon", "fedwon.models.fold.fold"):
         assert f'id="{name}"' in page
 
 

@@ -22,7 +22,7 @@ from fedwon.common.config import dump, parse
 from fedwon.common.pki import Credentials, load_authority, new_key, request, save_credentials
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
-from fedwon.server.service import issue
+from fedwon.server.link.service import issue
 from fedwon.server.serving import Home
 
 ROOT = Path(__file__).resolve().parents[2]

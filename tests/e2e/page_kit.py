@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedwon.server import wishes
-from fedwon.server.orders import by_site
 from fedwon.server.page.password import set_password
-from fedwon.server.promoting import promote
-from fedwon.server.release_wish import Wish
-from fedwon.server.releases import make_release
+from fedwon.server.releases.making import make_release
+from fedwon.server.releases.orders import by_site
+from fedwon.server.releases.promoting import promote
+from fedwon.server.releases.wish import Wish
+from fedwon.server.runs import wishes
 from fedwon.server.serving import Home
 from tests.e2e.fleet import Fleet, free_port, wait_until
 

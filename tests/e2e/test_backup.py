@@ -9,8 +9,8 @@ import pytest
 
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common import errors
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 from tests.e2e.fleet import assert_error, command, digests, images, run_config
 

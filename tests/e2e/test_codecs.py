@@ -73,7 +73,7 @@ def test_a_server_that_dies_between_model_and_commit_makes_the_same_model_again(
     fleet = fleets(**INT8)
     for name in SITES:
         fleet.site(name)
-    fault = {"point": "fedwon.server.checkpoints:Checkpoints.write_delta", "when": "before", "nth": 2, "set": {}}
+    fault = {"point": "fedwon.server.runs.checkpoints:Checkpoints.write_delta", "when": "before", "nth": 2, "set": {}}
     sites = [start(fleet, name) for name in SITES]
     fleet.start_server(fault=fault).end(-signal.SIGKILL)
     fleet.start_server("--resume").end()

@@ -51,20 +51,22 @@ class Crash:
 
 
 OF_THE_SERVER = {
-    "planned": Crash("round 2 planned, no task out", "fedwon.server.strategy:FedWon.configure_train", "after", 2),
-    "tasks-out": Crash("one of two tasks out", "fedwon.server.hub:Hub._tell", "after", 3),
-    "model-half-sent": Crash("a model half sent", "fedwon.server.transfers:read_chunks", "after", 9),
+    "planned": Crash(
+        "round 2 planned, no task out", "fedwon.server.rounds.strategy:FedWon.configure_train", "after", 2
+    ),
+    "tasks-out": Crash("one of two tasks out", "fedwon.server.link.hub:Hub._tell", "after", 3),
+    "model-half-sent": Crash("a model half sent", "fedwon.server.link.transfers:read_chunks", "after", 9),
     "update-half-here": Crash(
-        "half an upload received", "fedwon.server.transfers:Upload._append", "after", 12, sent=0.95, kept="*.part"
+        "half an upload received", "fedwon.server.link.transfers:Upload._append", "after", 12, sent=0.95, kept="*.part"
     ),
     "update-here-unnamed": Crash(
-        "an upload whole, not yet checked", "fedwon.server.transfers:Upload.finish", sent=0, kept="*.part"
+        "an upload whole, not yet checked", "fedwon.server.link.transfers:Upload.finish", sent=0, kept="*.part"
     ),
     "update-here": Crash(
-        "an upload taken, its site not told", "fedwon.server.hub:Hub.complete", sent=0, kept="*.safetensors"
+        "an upload taken, its site not told", "fedwon.server.link.hub:Hub.complete", sent=0, kept="*.safetensors"
     ),
     "all-here": Crash(
-        "all received, not yet averaged", "fedwon.server.aggregation:average", sent=0, kept="*.safetensors"
+        "all received, not yet averaged", "fedwon.server.aggregation.averaging:average", sent=0, kept="*.safetensors"
     ),
     "checkpoint-half-written": Crash(
         "a checkpoint half written", "fedwon.common.files:_write_synced", "after", 3, sent=0, kept="*.safetensors"
@@ -73,13 +75,13 @@ OF_THE_SERVER = {
         "a checkpoint written, no manifest", "fedwon.common.arrays:write_record", "after", 2, sent=0
     ),
     "not-committed": Crash(
-        "checkpoint and manifest written, not committed", "fedwon.server.runs:Run._checkpoint", "after", 2, sent=0
+        "checkpoint and manifest written, not committed", "fedwon.server.runs.run:Run._checkpoint", "after", 2, sent=0
     ),
-    "sites-not-told": Crash("committed, the sites not told", "fedwon.server.grid:GrpcGrid.committed"),
-    "spool-not-cleared": Crash("committed, the spool not cleared", "fedwon.server.runs:Run.clear_spool"),
-    "evaluating": Crash("during the last evaluation", "fedwon.server.evaluation:score_of"),
+    "sites-not-told": Crash("committed, the sites not told", "fedwon.server.link.grid:GrpcGrid.committed"),
+    "spool-not-cleared": Crash("committed, the spool not cleared", "fedwon.server.runs.run:Run.clear_spool"),
+    "evaluating": Crash("during the last evaluation", "fedwon.server.rounds.evaluation:score_of"),
     "published": Crash(
-        "model published, the run's end not noted", "fedwon.server.checkpoints:Checkpoints.publish", "after"
+        "model published, the run's end not noted", "fedwon.server.runs.checkpoints:Checkpoints.publish", "after"
     ),
 }
 OF_A_SITE = {
@@ -173,7 +175,7 @@ def test_of_the_server_before_the_run_exists(fleet, undisturbed):
     """A checkpoint without a row is no run: the next start begins one."""
     for site in SITES:
         fleet.site(site)
-    fault = {"point": "fedwon.server.runs:Run._checkpoint", "when": "after", "nth": 1}
+    fault = {"point": "fedwon.server.runs.run:Run._checkpoint", "when": "after", "nth": 1}
     server = fleet.start_server(fault=fault)
     sites = [fleet.start_site(site, "--until-finished") for site in SITES]
     died(server)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.flooding import FLOODS, SITES, STRANGERS
 from benchmarks.floods import PARTICIPATION, Flooded, table
-from fedwon.server.doors import ADDRESS_AT_ONCE, STRANGERS_CALLS
+from fedwon.server.link.doors import ADDRESS_AT_ONCE, STRANGERS_CALLS
 
 CHEAP = {"silent": 300, "unfinished_calls": 160, "big_messages": 1, "endless_hellos": 1, "slow_readers": 40}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwon.server import wishes
-from fedwon.server.orders import by_site
+from fedwon.server.admission.quarantine import listing
+from fedwon.server.admission.suspension import suspended
 from fedwon.server.page.password import set_password
-from fedwon.server.quarantine import listing
-from fedwon.server.release_wish import Wish
-from fedwon.server.releases import make_release
+from fedwon.server.releases.making import make_release
+from fedwon.server.releases.orders import by_site
+from fedwon.server.releases.wish import Wish
+from fedwon.server.runs import wishes
 from fedwon.server.serving import Home
-from fedwon.server.suspension import suspended
 from tests.e2e.fleet import images, wait_until
 from tests.e2e.page_kit import (
     PASSWORD,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fedwon.common.config import load
-from fedwon.server.simulating import SimulationConfig, simulate
+from fedwon.server.engines.simulating import SimulationConfig, simulate
 from tests.e2e.fleet import PATIENCE, TINY, command, digests, images
 from tests.e2e.marked import MARK, marked, wait_gone
 

@@ -10,8 +10,8 @@ import pytest
 from fedwon.client.config import DataConfig, LinkConfig, SiteConfig
 from fedwon.common.arrays import open_record
 from fedwon.common.config import dump
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import MetricRow, Store, TaskRow
 from tests.e2e.fleet import Fleet, command, dying, images, run_config, wait_until
 from tests.server.server_kit import rows
@@ -19,7 +19,7 @@ from tests.server.server_kit import rows
 BELOW = {"east": ("metal", "paper"), "west": ("glass", "steel")}
 SITES = {name for names in BELOW.values() for name in names}
 ROUNDS = 2
-HALF_A_ROUND = {"point": "fedwon.server.answers:Answers._answered", "when": "after", "nth": 1}
+HALF_A_ROUND = {"point": "fedwon.server.rounds.answers:Answers._answered", "when": "after", "nth": 1}
 """Where a relay dies: one of its two sites has handed its update in."""
 HEARTBEAT = 5.0  # seven processes on two cores miss many of half a second
 LONG = 250.0  # seconds for what takes ten on a quiet machine

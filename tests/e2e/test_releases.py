@@ -12,11 +12,11 @@ from fedwon.client.shelf import Shelf
 from fedwon.common.errors import UntrustedRelease
 from fedwon.common.gates import Gates
 from fedwon.common.release import ONNX, WEIGHTS
-from fedwon.server.orders import by_site, give
-from fedwon.server.release_wish import Wish
-from fedwon.server.releases import make_release
+from fedwon.server.releases.making import make_release
+from fedwon.server.releases.orders import by_site, give
+from fedwon.server.releases.shelves import find_release
+from fedwon.server.releases.wish import Wish
 from fedwon.server.serving import Home
-from fedwon.server.shelves import find_release
 from tests.e2e.fleet import SITES, assert_error, command, wait_until
 from tests.release.edge_box import EdgeBox
 

@@ -22,7 +22,7 @@ CHANGES = {"rounds": 2, "model": {"name": "digit_cnn", "width": 0.3}, **SLOW}
 
 SLOW_AVERAGE = """
 import time
-import fedwon.server.strategy as strategy
+import fedwon.server.rounds.strategy as strategy
 whole = strategy.average
 def average(*arguments, **named):
     print("averaging now", flush=True)
@@ -33,7 +33,7 @@ strategy.average = average
 ENDLESS_AVERAGE = SLOW_AVERAGE.replace("time.sleep(3)", "time.sleep(600)")
 SLOW_FETCH = """
 import asyncio
-import fedwon.server.service as service
+import fedwon.server.link.service as service
 read_chunks = service.read_chunks
 async def slowly(path, offset):
     async for data in read_chunks(path, offset):
@@ -44,7 +44,7 @@ service.read_chunks = slowly
 """A line on which 1 MiB takes 0.3 s."""
 SLOW_UPLOAD = """
 import asyncio
-from fedwon.server.transfers import Upload
+from fedwon.server.link.transfers import Upload
 add = Upload.add
 async def slowly(self, data):
     await add(self, data)

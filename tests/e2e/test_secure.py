@@ -12,8 +12,8 @@ from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.arrays import open_record
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.simulation import InProcessGrid
-from fedwon.server.site_grid import node_id_of
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.rounds.site_grid import node_id_of
 
 SITES = ("metal", "paper", "tiles")
 CLIP = 10.0

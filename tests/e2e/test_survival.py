@@ -7,8 +7,8 @@ import signal
 
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.client.tasks import HANDED_IN
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 from tests.e2e.fleet import SITES, Fleet, digests, gone, wait_until
 

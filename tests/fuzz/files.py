@@ -30,8 +30,8 @@ from fedwon.common.rebuilding import OF_MODEL, rebuild
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.server.admission import Landed, refuse
-from fedwon.server.restore import unpack as unpack_backup
+from fedwon.server.admission.rules import Landed, refuse
+from fedwon.server.backups.restore import unpack as unpack_backup
 
 LIMIT = 2**20
 """Bytes that a packed file may hold here."""

@@ -29,15 +29,16 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import blob_of, records_from_wire, records_to_wire, settings_of
 from fedwon.common.wire.release_orders import gates_from_wire
 from fedwon.common.wire.surveys import survey_from_wire
-from fedwon.server import service, sites
-from fedwon.server.admission import Landed, refuse
+from fedwon.server.admission.rules import Landed, refuse
 from fedwon.server.auditing import Refusals
-from fedwon.server.desk import Desk
-from fedwon.server.enrolling import EnrolmentService
-from fedwon.server.hub import Hub
-from fedwon.server.notes import notes_of
-from fedwon.server.service import FederationService
-from fedwon.server.site_grid import metrics_of
+from fedwon.server.identity import sites
+from fedwon.server.identity.enrolling import EnrolmentService
+from fedwon.server.link import service
+from fedwon.server.link.hub import Hub
+from fedwon.server.link.service import FederationService
+from fedwon.server.releases.desk import Desk
+from fedwon.server.rounds.notes import notes_of
+from fedwon.server.rounds.site_grid import metrics_of
 from fedwon.server.store import Store, now
 from tests.fuzz.files import base, scratch
 from tests.fuzz.texts import authority

@@ -81,15 +81,16 @@ def test_every_module_that_decodes_is_fuzzed():
     decoding |= {"strict_yaml.read_text", "message.ParseFromString", "header.ParseFromString", "Image.open"}
     reached = {
         "client/journal.py", "client/npz.py", "client/shelf.py", "common/arrays.py", "common/config.py",
-        "common/model_file.py", "common/pixels.py", "common/rebuilding.py", "common/release.py", "server/restore.py",
+        "common/model_file.py", "common/pixels.py", "common/rebuilding.py", "common/release.py",
+        "server/backups/restore.py",
     }  # fmt: skip
     own = {
         "client/health.py": "an answer of this box's own client, over a socket in its folder",
         "client/limits.py": "the site's own count of rounds",
         "client/virtual.py": "a folder that the simulation made in this process",
-        "server/backup.py": "writes archives only",
-        "server/dealing.py": "the operator's own images, dealt to the sites of a simulation",
-        "server/converting.py": "a record whose header `tensors` has read",
+        "server/backups/backup.py": "writes archives only",
+        "server/engines/dealing.py": "the operator's own images, dealt to the sites of a simulation",
+        "server/releases/converting.py": "a record whose header `tensors` has read",
     }
     found = set()
     for package in ("client", "common", "server"):

@@ -18,7 +18,7 @@ from fedwon.common.pki import Authority, create_authority
 from fedwon.common.release import check_signature, parse_manifest, sign
 from fedwon.common.run_config import RunConfig
 from fedwon.server.config import ServerConfig
-from fedwon.server.simulating import SimulationConfig
+from fedwon.server.engines.simulating import SimulationConfig
 from tests.fuzz.files import on_disk, scratch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"

@@ -29,10 +29,10 @@ from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.records import records_to_wire
-from fedwon.server import sites
-from fedwon.server.app import federate
-from fedwon.server.runs import Run
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.identity import sites
+from fedwon.server.runs.federating import federate
+from fedwon.server.runs.run import Run
 from fedwon.server.store import Store
 from tests.e2e.fleet import images, run_config
 

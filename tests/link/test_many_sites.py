@@ -15,8 +15,8 @@ from fedwon.common.pki import Credentials
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.update_settings import AdmissionConfig
 from fedwon.common.wire import fedwon_pb2 as pb
-from fedwon.server.app import federate
-from fedwon.server.standing import revoke
+from fedwon.server.identity.standing import revoke
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import CertificateRow, RoundRow, Site, TaskRow
 from tests.server.server_kit import federation, rows, small_run, until
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.server.app import federate
-from fedwon.server.simulation import InProcessGrid
+from fedwon.server.engines.in_process import InProcessGrid
+from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 from tests.e2e.fleet import Fleet, Process, digests, images, run_config
 from tests.network.proxy import FaultProxy

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedwon.common.pki import Credentials, new_key, request, save_credentials, sign_request
-from fedwon.server.release_wish import Wish
-from fedwon.server.releases import make_release
+from fedwon.server.releases.making import make_release
+from fedwon.server.releases.wish import Wish
 from tests.release.edge_box import EdgeBox
 from tests.server.release_kit import make_home, make_run, photographs
 

@@ -15,8 +15,8 @@ from fedwon.client.config import ClientConfig
 from fedwon.client.link import Link
 from fedwon.common.config import dump, parse
 from fedwon.common.pki import Credentials, new_key, request, save_credentials, sign_request
-from fedwon.server import sites
-from fedwon.server.orders import by_site
+from fedwon.server.identity import sites
+from fedwon.server.releases.orders import by_site
 from fedwon.server.serving import serving
 
 PATIENCE = 60.0

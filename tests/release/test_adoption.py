@@ -21,9 +21,9 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import from_rpc
 from fedwon.server.auditing import trail
-from fedwon.server.orders import Said, by_site, give, named_sites, note, open_orders
-from fedwon.server.release_wish import Wish
-from fedwon.server.releases import make_release
+from fedwon.server.releases.making import make_release
+from fedwon.server.releases.orders import Said, by_site, give, named_sites, note, open_orders
+from fedwon.server.releases.wish import Wish
 from tests.release.line_kit import answered, linked, make_site, standing, until, with_server
 from tests.server.release_kit import make_home, make_run
 
@@ -42,7 +42,7 @@ def releases(tmp_path_factory):
 @pytest.fixture
 def home(releases):
     """The home, with no orders and no sites of an earlier test."""
-    from fedwon.server.orders import OrderRow
+    from fedwon.server.releases.orders import OrderRow
 
     with releases.home.store.session() as session:
         session.query(OrderRow).delete()
@@ -112,7 +112,7 @@ def test_an_answer_is_said_again_and_nothing_done_twice(home, tmp_path):
             await answered(home)
 
     with_server(home, first)
-    from fedwon.server.orders import OrderRow
+    from fedwon.server.releases.orders import OrderRow
 
     with home.store.session() as session:  # as if the answer had been lost with the server
         session.query(OrderRow).filter_by(id=order).one().state = "open"
@@ -249,7 +249,7 @@ def test_a_site_without_a_line_or_of_an_earlier_version_is_told_nothing(home, tm
 
 def test_orders(home):
     store = home.store
-    from fedwon.server import sites
+    from fedwon.server.identity import sites
 
     for name in ("a", "b"):
         sites.enrolled(store, name, sites.now())

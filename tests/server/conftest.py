@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from fedwon.common.flower import host_app
 from fedwon.server.cli import app
-from fedwon.server.runs import Run
+from fedwon.server.runs.run import Run
 from fedwon.server.store import Store
 from tests.server.server_kit import make_home, small_run
 

@@ -13,8 +13,8 @@ from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of
 from fedwon.common.release import MANIFEST, SIGNATURE, Manifest, sign
 from fedwon.common.run_config import RunConfig
-from fedwon.server.runs import Run
-from fedwon.server.shelves import FOLDER
+from fedwon.server.releases.shelves import FOLDER
+from fedwon.server.runs.run import Run
 from fedwon.server.store import MetricRow, Site, TaskRow, now
 from tests.server.server_kit import CLASSES, make_home, small_run
 

@@ -27,12 +27,12 @@ from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS, CHUNK, OFFSET_KEY, from_rpc
 from fedwon.common.wire.records import records_to_wire
-from fedwon.server import sites
 from fedwon.server.config import ServerConfig
-from fedwon.server.grid import GrpcGrid
-from fedwon.server.hub import Hub
+from fedwon.server.identity import sites
+from fedwon.server.link.grid import GrpcGrid
+from fedwon.server.link.hub import Hub
+from fedwon.server.rounds.site_grid import SiteGrid, Traffic, node_id_of
 from fedwon.server.serving import Home, serving
-from fedwon.server.site_grid import SiteGrid, Traffic, node_id_of
 from fedwon.server.store import Store
 
 CLASSES = ("bad", "good")

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from fedwon.common.errors import StorageError
-from fedwon.server import auditing, sites
+from fedwon.server import auditing
 from fedwon.server.auditing import OTHERS, REFUSED, Refusals, operator, trail
+from fedwon.server.identity import sites
 from fedwon.server.store import AuditRow
 from tests.server.server_kit import rows
 

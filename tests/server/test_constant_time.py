@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from fedwon.common.errors import TokenUsed
-from fedwon.server import sites
+from fedwon.server.identity import sites
 from fedwon.server.page import logins, password
 from fedwon.server.store import Store
 
@@ -24,11 +24,11 @@ NO_SECRET = {
     ("server/page/logins.py", "session.password != stamp(self._pki / NAME)"),  # time and size of the password's file
     ("server/page/password.py", "SHORTEST <= len(password) <= LONGEST"),  # a new one, of who types it
     ("server/page/password.py", "len(password) > LONGEST"),
-    ("server/sites.py", "Token.digest == token_digest(token)"),  # digests, in the database
-    ("server/sites.py", "Token.expires >= now()"),
-    ("server/standing.py", "CertificateRow.token == token"),  # digests
-    ("server/standing.py", "Token.site == site"),
-    ("server/standing.py", "Token.expires > moment"),
+    ("server/identity/sites.py", "Token.digest == token_digest(token)"),  # digests, in the database
+    ("server/identity/sites.py", "Token.expires >= now()"),
+    ("server/identity/standing.py", "CertificateRow.token == token"),  # digests
+    ("server/identity/standing.py", "Token.site == site"),
+    ("server/identity/standing.py", "Token.expires > moment"),
 }
 """What is compared there is no secret."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedwon.server import report, sites
+from fedwon.server import report
+from fedwon.server.identity import sites
 from fedwon.server.store import now
 
 

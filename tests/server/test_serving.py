@@ -13,8 +13,8 @@ from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, PortIn
 from fedwon.common.pki import site_of_peer
 from fedwon.common.wire.liveness import Liveness
 from fedwon.server import serving as serving_module
-from fedwon.server import sites
 from fedwon.server.config import ServerConfig
+from fedwon.server.identity import sites
 from fedwon.server.serving import Home, serving
 from fedwon.server.store import AuditRow, Site
 from tests.server.server_kit import free_ports, make_home, rows, wired

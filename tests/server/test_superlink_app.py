@@ -15,7 +15,7 @@ from fedwon.common.flower import make_context
 from fedwon.server import superlink
 from tests.e2e import faults
 from tests.e2e.fleet import SITES, TINY, digests, images
-from tests.server.test_flower_grid import FlowersGrid
+from tests.server.engines.test_flower_grid import FlowersGrid
 
 BREAKS_AT = "2"
 CHANGES = {"participation": {**TINY["participation"], "retries": 0}}

@@ -11,8 +11,8 @@ from fedwon.common.config import parse
 from fedwon.common.spans import Traces
 from fedwon.common.traces import round_name, span_id, trace_id
 from fedwon.server.config import ServerConfig
-from fedwon.server.events import RoundCommitted, RoundStarted, RunEnded, RunStarted, SiteAnswered, SiteFailed
-from fedwon.server.runs import Run
+from fedwon.server.rounds.events import RoundCommitted, RoundStarted, RunEnded, RunStarted, SiteAnswered, SiteFailed
+from fedwon.server.runs.run import Run
 from fedwon.server.tracing import RunTracer, traced, traces_of
 from tests.server.server_kit import CLASSES, make_home, small_run
 

@@ -11,8 +11,9 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 
 from fedwon.common.errors import TokenUsed
-from fedwon.server import sites, store
+from fedwon.server import store
 from fedwon.server.auditing import trail
+from fedwon.server.identity import sites
 from fedwon.server.store import AuditRow, Site, Store, Token, now
 from tests.server.server_kit import rows
 

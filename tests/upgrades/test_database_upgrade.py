@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from fedwon.common import errors
 from fedwon.common.version import VERSION
-from fedwon.server import sites
 from fedwon.server import store as store_module
 from fedwon.server.cli import app
-from fedwon.server.runs import Run
+from fedwon.server.identity import sites
+from fedwon.server.runs.run import Run
 from fedwon.server.store import Base, Store
 from tests.e2e.fleet import Fleet, assert_error, command
 

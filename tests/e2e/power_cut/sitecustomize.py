@@ -4,7 +4,7 @@ Python imports a `sitecustomize` that it finds on its path; the tests put this f
 to die. What is installed knows nothing of it: it wraps a function when its module is loaded, and kills the process, as
 `kill -9` does, before or after the n-th call. `FEDWON_TEST_FAULT` is JSON:
 
-    {"point": "fedwon.server.runs:Run._checkpoint", "when": "after", "nth": 2, "set": {"module:NAME": value}}
+    {"point": "fedwon.server.runs.run:Run._checkpoint", "when": "after", "nth": 2, "set": {"module:NAME": value}}
 
 `set` replaces constants of modules, such as the size of a chunk, so that a small model has many.
 """

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from fedwon.common.errors import ConfigError, DataError, DataMissing, FolderTaken, MissingExtra
-from fedwon.server import cli_compare
+from fedwon.server.commands import compare as cli_compare
 from fedwon.server.comparison import comparing
 from fedwon.server.comparison.planning import Plan
 from tests.server.comparison.lines_kit import make_line, make_lines

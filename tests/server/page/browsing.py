@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from fedwon.server import sites
+from fedwon.server.identity import sites
 from fedwon.server.page.application import make_application
 from fedwon.server.page.password import set_password
 from fedwon.server.store import now

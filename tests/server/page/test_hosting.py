@@ -14,9 +14,9 @@ import pytest
 from fedwon.common.certificates import read_certificate
 from fedwon.common.config import load
 from fedwon.common.errors import ConfigError
-from fedwon.server.authorities import renew_server
 from fedwon.server.config import ServerConfig
-from fedwon.server.hub import Hub
+from fedwon.server.identity.authorities import renew_server
+from fedwon.server.link.hub import Hub
 from fedwon.server.page import hosting
 from fedwon.server.page.hosting import is_local, page_beside
 from tests.server.server_kit import PATIENCE, free_ports

@@ -8,13 +8,13 @@ import pytest
 from starlette.datastructures import Headers
 
 from fedwon.common.errors import ConfigError, KeyExposed
-from fedwon.server import wishes
+from fedwon.server.admission.suspension import suspended
 from fedwon.server.page import password
 from fedwon.server.page.logins import ATTEMPTS, IDLE_SECONDS, LONGEST_SECONDS, Logins, plain_name
 from fedwon.server.page.password import NAME, set_password, verify
-from fedwon.server.runs import Run
+from fedwon.server.runs import wishes
+from fedwon.server.runs.run import Run
 from fedwon.server.store import AuditRow, RunRow, Site, Token
-from fedwon.server.suspension import suspended
 from tests.server.page.browsing import ELSEWHERE, PASSWORD, Browser, enrol
 from tests.server.server_kit import CLASSES, rows, small_run
 

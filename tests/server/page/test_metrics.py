@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedwon.server.runs import Run
-from fedwon.server.site_grid import Traffic
+from fedwon.server.rounds.site_grid import Traffic
+from fedwon.server.runs.run import Run
 from tests.server.page.browsing import ELSEWHERE, Browser, enrol
 from tests.server.server_kit import CLASSES, small_run
 

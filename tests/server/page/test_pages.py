@@ -12,12 +12,13 @@ from sqlalchemy import update
 
 from fedwon.common.run_config import RunConfig
 from fedwon.common.surveys import told
-from fedwon.server import availability, sites, standing
-from fedwon.server.availability import Availability
+from fedwon.server.identity import sites, standing
 from fedwon.server.page.curves import APART, chart, floor_of, spark
 from fedwon.server.page.rendering import HERE, _digest
-from fedwon.server.runs import Run
-from fedwon.server.site_grid import Traffic
+from fedwon.server.rounds import availability
+from fedwon.server.rounds.availability import Availability
+from fedwon.server.rounds.site_grid import Traffic
+from fedwon.server.runs.run import Run
 from fedwon.server.store import AuditRow, RoundRow, Site, now
 from tests.server.page.browsing import Browser, enrol
 from tests.server.server_kit import CLASSES, small_run
@@ -121,7 +122,7 @@ def test_a_run_that_waits_and_one_that_is_held(browser, home, run):
     page = shown(browser.get())
     assert "The run waits" in page
     assert "it waits until 2 sites are connected" in page
-    from fedwon.server import wishes
+    from fedwon.server.runs import wishes
 
     wishes.make(home.store, wishes.PAUSE, actor="x")
     assert "The run is paused" in shown(browser.get())

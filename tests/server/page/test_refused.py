@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fedwon.server.admission_rows import QuarantineRow
+from fedwon.server.admission.rows import QuarantineRow
 from fedwon.server.auditing import trail
-from fedwon.server.runs import Run
+from fedwon.server.runs.run import Run
 from tests.server.page.browsing import enrol
+from tests.server.rounds.test_strategy import start
 from tests.server.server_kit import CLASSES, FakeGrid, answering, rows, small_run
-from tests.server.test_strategy import start
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from fedwon.common.gates import Figures
 from fedwon.server.cli import app
-from fedwon.server.orders import Said, by_site, note, open_orders
-from fedwon.server.runs import Run
-from fedwon.server.standing import revoke
+from fedwon.server.identity.standing import revoke
+from fedwon.server.releases.orders import Said, by_site, note, open_orders
+from fedwon.server.runs.run import Run
 from fedwon.server.store import AuditRow
 from tests.server.page.browsing import enrol
 from tests.server.release_kit import shelve

@@ -14,7 +14,7 @@ from fedwon.client.site import Site
 from fedwon.common.errors import FedwonError
 from fedwon.common.flower import incoming, make_context
 from fedwon.common.run_config import RunConfig
-from fedwon.server.site_grid import node_id_of
+from fedwon.server.rounds.site_grid import node_id_of
 from tests.server.server_kit import FakeGrid, good_metrics, small_run
 
 STAGES = ("query.secagg_setup", "query.secagg_share_keys", "train", "query.secagg_unmask")

@@ -11,8 +11,8 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.files import write_private
 from fedwon.common.secagg.fixed_point import FixedPoint
-from fedwon.server.events import RoundCommitted, RunPaused, SiteFailed
-from fedwon.server.runs import Run
+from fedwon.server.rounds.events import RoundCommitted, RunPaused, SiteFailed
+from fedwon.server.runs.run import Run
 from fedwon.server.secure.strategy import SecureFedWon
 from tests.server.secure.secure_kit import STAGES, Sites, moved, secure_run
 

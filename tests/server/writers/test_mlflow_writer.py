@@ -8,7 +8,7 @@ import os
 import pytest
 from sqlalchemy import update
 
-from fedwon.server.events import RunStarted
+from fedwon.server.rounds.events import RunStarted
 from fedwon.server.writers.config import MlflowConfig
 from fedwon.server.writers.mlflow_writer import OUR_RUN, MlflowWriter
 from fedwon.server.writers.recording import Recorder, recording

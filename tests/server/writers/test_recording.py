@@ -10,7 +10,7 @@ import pytest
 from fedwon.common.config import parse
 from fedwon.common.errors import ConfigError, MissingExtra
 from fedwon.server.config import ServerConfig
-from fedwon.server.events import RunStarted
+from fedwon.server.rounds.events import RunStarted
 from fedwon.server.writers import choosing, recording
 from fedwon.server.writers.choosing import recorders_of
 from fedwon.server.writers.recording import Recorder

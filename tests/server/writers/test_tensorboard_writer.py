@@ -7,7 +7,7 @@ import sys
 import pytest
 from sqlalchemy import update
 
-from fedwon.server.events import RunStarted
+from fedwon.server.rounds.events import RunStarted
 from fedwon.server.writers.config import TensorboardConfig
 from fedwon.server.writers.recording import Recorder, recording
 from fedwon.server.writers.rows import WriterRow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fedwon.server.runs import Run
-from fedwon.server.site_grid import Traffic
+from fedwon.server.rounds.site_grid import Traffic
+from fedwon.server.runs.run import Run
 from tests.server.server_kit import CLASSES, small_run
 
 PATIENCE = 30.0

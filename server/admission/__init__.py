@@ -1,0 +1,1 @@
+"""Which updates count: rules, their tables, quarantine, and sites that are not asked any more."""

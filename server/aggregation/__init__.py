@@ -1,0 +1,1 @@
+"""From updates on disk to the next global model: means, robust rules, private means."""

@@ -1,0 +1,1 @@
+"""The alarm for lines that drift away from the model."""

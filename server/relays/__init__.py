@@ -1,0 +1,1 @@
+"""Servers that are sites of other servers."""

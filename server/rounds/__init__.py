@@ -1,0 +1,1 @@
+"""One round: asking, answers, what is noted and told."""

@@ -1,0 +1,104 @@
+"""A model on every site: each site measures it on its own images, the server collects the counts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedwon.common.flower import set_message_id
+from fedwon.common.task_config import TaskConfig
+from fedwon.server.admission.rules import refuse_metrics
+from fedwon.server.rounds.site_grid import SiteGrid, metrics_of, node_id_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model does at one site.
+
+    Attributes:
+        part: "test" where the site keeps test images, otherwise "validation".
+        correct: images classified rightly.
+        examples: images looked at.
+        loss: mean cross entropy.
+    """
+
+    site: str
+    part: str
+    correct: int
+    examples: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified rightly, 0 to 1."""
+        return self.correct / self.examples if self.examples else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and the accuracy for JSON."""
+        return asdict(self) | {"accuracy": self.accuracy}
+
+
+def score_of(site: str, metrics: Mapping[str, float]) -> Score:
+    """Read a site's score from the numbers of its answer: on test images where it has some."""
+    part = "test" if metrics.get("test-examples", 0) > 0 else "validation"
+    correct, examples = int(metrics[f"{part}-correct"]), int(metrics[f"{part}-examples"])
+    return Score(site, part, correct, examples, float(metrics[f"{part}-loss"]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all sites said.
+
+    Attributes:
+        scores: by site, sorted by name.
+        failures: reason by site.
+    """
+
+    scores: tuple[Score, ...]
+    failures: Mapping[str, str]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean of the sites' accuracies, each site alike (the paper's average over domains)."""
+        return sum(score.accuracy for score in self.scores) / len(self.scores) if self.scores else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return {
+            "sites": {score.site: score.as_dict() for score in self.scores},
+            "failures": dict(self.failures),
+            "mean_accuracy": self.mean_accuracy,
+        }
+
+
+def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, timeout: float) -> Evaluation:
+    """Let every connected site that may work measure a model; why the others do not, is among the failures.
+
+    Args:
+        grid: the sites.
+        task: what the model was trained as.
+        record: its arrays.
+        timeout: seconds to wait at most.
+    """
+    content = RecordDict({"arrays": record, "config": ConfigRecord(task.flat())})
+    sites = {node_id_of(site): site for site in grid.sites()}
+    messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(task.round)) for node in sites]
+    for message, site in zip(messages, sites.values(), strict=True):
+        # unlike a training task, an evaluation asked for twice is done twice
+        set_message_id(message, f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
+    names = [message.metadata.message_id for message in messages]
+    scores, failures = {}, {**grid.resting(), **dict.fromkeys(sites.values(), "no answer in time")}
+    for reply in grid.send_and_receive(messages, timeout=timeout):
+        site = sites[reply.metadata.src_node_id]
+        reason = reply.error.reason if reply.has_error() else refuse_metrics(metrics_of(reply.content))
+        if reason is None:
+            scores[site] = score_of(site, metrics_of(reply.content))
+            del failures[site]
+        else:
+            failures[site] = reason
+    grid.committed(task.run, task.round, names)
+    return Evaluation(tuple(scores[site] for site in sorted(scores)), failures)

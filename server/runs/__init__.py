@@ -1,0 +1,1 @@
+"""A run on disk, from its start to its end."""
