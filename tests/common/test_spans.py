@@ -95,6 +95,7 @@ def test_what_ends_does_not_wait_for_a_collector_that_is_away(caplog):
     made.close(0.05)  # its thread goes on trying and dies with the process
     made._processor._batch_processor._exporter.shutdown()
     until(lambda: "traces cannot be sent" in caplog.text)
+    assert caplog.text.count("traces cannot be sent") == 1
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch):

@@ -147,6 +147,7 @@ class TestSignals:
         site.wait_says(r"No answer from 127.0.0.1:\d+: .*refused")
         fleet.start_server()
         site.wait_says("connected to")
+        assert site.text().count("connected to") == 1
 
 
 class TestComingAndGoing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import threading
 import urllib.request
 
 import pytest
@@ -52,8 +53,9 @@ def test_a_link_knows_them(tmp_path):
 
 
 def test_nothing_is_served_unasked(tmp_path):
+    before = threading.active_count()
     with measured(None, tmp_path, lambda: STATE):
-        pass
+        assert threading.active_count() == before
 
 
 def test_a_port_that_is_taken_is_a_warning(tmp_path, caplog):

@@ -131,6 +131,8 @@ class TestHandingIn:
             await until(lambda: server.submitted)
 
         play(federation, server, scene)
+        assert [header.task_id for header, _ in server.submitted] == [task.task_id]
+        assert len(app.calls) == 1  # handed in again, not trained again
 
 
 class TestFetching:

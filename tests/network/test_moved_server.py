@@ -78,3 +78,4 @@ def test_a_name_that_leads_elsewhere(nets, undisturbed, tmp_path):
     paper.wait_says(r"No answer from fed.test:.*127\.0\.0\.1")
     hosts.write_text("127.0.0.1 localhost\n127.0.0.2 fed.test\n")
     net.finish(undisturbed)
+    assert paper.text().count("connected to fed.test") >= 2

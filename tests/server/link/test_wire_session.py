@@ -351,3 +351,4 @@ async def test_stopping_ends_sessions(running):
     running.hub.stop()
     await session.ended()
     await running.sites_are()
+    assert running.hub.sessions == {}

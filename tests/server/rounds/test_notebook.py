@@ -43,7 +43,8 @@ def wait_until(condition):
 
 def test_notes_are_written_without_being_asked_for(store):
     Notebook(store).add([note("a")])
-    wait_until(lambda: details(store) == ["a"])
+    wait_until(lambda: details(store))
+    assert details(store) == ["a"]
 
 
 def test_a_transaction_comes_behind_all_that_was_noted(store):
