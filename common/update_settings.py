@@ -20,7 +20,8 @@ class AdmissionConfig(Settings):
     """
 
     finite: bool = True
-    """Refuse tensors with numbers that are not finite. Off only to see what such an update does."""
+    """Refuse tensors with numbers that are not finite, and variances below zero. Off only to see what such an update
+    does."""
     surveyed: bool = True
     """Refuse an update that declares more training images than its site says it has."""
     most_examples: int | None = Field(default=None, ge=1)

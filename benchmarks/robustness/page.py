@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from benchmarks.paper.verdicts import interval, points
 from benchmarks.robustness.hostile import ATTACKS
 from benchmarks.robustness.rows import DEFENCES, METHODS, ROUNDS, SCALES, TEST, TRAIN, every
+from fedwon.server.comparison.paired import over_seeds
 
 Rows = Sequence[dict[str, Any]]
 
@@ -29,6 +31,22 @@ width 0.1, {rounds} rounds of one epoch, batches of 10. Accuracies are those of 
   `hostile` and `trim` are told the true number of hostile sites.
 - *broken*: the model is not finite, or the sites could not train it any more.
 """
+
+
+QUESTION = """\
+## Is a network without normalization easier to poison?
+
+What an attack takes away from the undefended mean, in points of accuracy, beside the same seed with nobody hostile; of
+the backdoor, what its success is beyond the clean model's. Means over the scales named; the interval is Student's t
+over seeds, paired. More than zero: fedwon loses more.
+"""
+
+
+WORDS = {
+    "harder": "harder to poison by",
+    "easier": "easier to poison by",
+    "undecided": "neither, as far as can be told, by",
+}
 
 
 def page(rows: Rows) -> str:
@@ -74,34 +92,66 @@ def _missing(rows: Rows, method: str, sites: int, hostile: int) -> int:
 
 def _question(rows: Rows) -> str:
     """Compare fedwon with fedavg where nothing defends the model: what each attack takes away."""
-    words = (
-        "Accuracy that an attack takes away from the undefended mean, in points, by the same seeds with nobody hostile "
-        "(mean over seeds and scales; in brackets how many pairs). Backdoor: success beyond what the clean model has."
-    )
-    lines = ["## Is a network without normalization easier to poison?", "", words, ""]
-    lines += ["| attack | " + " | ".join(METHODS) + " |", "|---" * (1 + len(METHODS)) + "|"]
+    lines = [QUESTION]
+    lines += ["| attack | fedwon | fedavg | difference | 95 % interval | seeds | sites/hostile | fedwon is |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    verdicts: dict[str, list[str]] = {verdict: [] for verdict in WORDS}
     for attack in ATTACKS:
         if attack != "nobody":
-            lines += [f"| {attack} | " + " | ".join(_harm(rows, method, attack) for method in METHODS) + " |"]
-    return "\n".join([*lines, ""])
+            line, verdict = _compared(rows, attack)
+            lines.append(line)
+            verdicts.get(verdict, []).append(attack)
+    said = [f"{WORDS[verdict]} {', '.join(names)}" for verdict, names in verdicts.items() if names]
+    return "\n".join([*lines, "", *([f"**fedwon is {'; '.join(said)}.**", ""] if said else [])])
 
 
-def _harm(rows: Rows, method: str, attack: str) -> str:
+def _compared(rows: Rows, attack: str) -> tuple[str, str]:
+    """Return an attack's line, and whether fedwon is easier or harder to poison by it, if that can be told."""
     key = "backdoor" if attack == "backdoor" else "accuracy"
-    clean = {
-        (row["sites"], row["seed"]): row.get(key) for row in _of(rows, method=method, attack="nobody", defence="none")
+    harms = {method: _harms(rows, method, attack, key) for method in METHODS}
+    broken = [f"{method} {count}" for method in METHODS if (count := _broken(rows, method, attack))]
+    both = harms["fedwon"].keys() & harms["fedavg"].keys()
+    scales = _complete(both)
+    if not scales:
+        said = f"*broken*: {', '.join(broken)}" if broken else "not run"
+        return f"| {attack} | {said} | | | | | | |", ""
+    seeds = sorted({seed for scale, seed in both if scale == scales[0]})
+    means = {
+        method: [statistics.mean(found[scale, seed] for scale in scales) for seed in seeds]
+        for method, found in harms.items()
     }
-    lost, broken = [], 0
+    change = over_seeds(means["fedwon"], means["fedavg"])
+    verdict = {"better": "easier", "worse": "harder"}.get(change.verdict, change.verdict)
+    cells = [f"{100 * statistics.mean(means[method]):+.1f}" for method in METHODS]
+    cells += [points(change), interval(change), str(len(seeds)), ", ".join(f"{one[0]}/{one[1]}" for one in scales)]
+    cells += [f"{verdict}" + (f" (*broken*: {', '.join(broken)})" if broken else "")]
+    return f"| {attack} | " + " | ".join(cells) + " |", verdict
+
+
+def _complete(both: Collection[tuple[tuple[int, int], int]]) -> list[tuple[int, int]]:
+    """Return the scales that have as many seeds as any has: a mean over other seeds is no pair."""
+    seeds = {scale: {seed for here, seed in both if here == scale} for scale in SCALES}
+    most = max(map(len, seeds.values()))
+    return [scale for scale, found in seeds.items() if found and len(found) == most]
+
+
+def _harms(rows: Rows, method: str, attack: str, key: str) -> dict[tuple[tuple[int, int], int], float]:
+    """What an attack takes away (of a backdoor: what it brings), by scale and seed, where the model did not break."""
+    clean = {(row["sites"], row["seed"]): row[key] for row in _of(rows, method=method, attack="nobody", defence="none")}
+    found = {}
     for row in _of(rows, method=method, attack=attack, defence="none"):
-        before = clean.get((row["sites"], row["seed"]))
-        if before is None:
-            continue
-        if row.get(key) is None or row.get("failed"):
-            broken += 1
-        else:
-            lost.append(row[key] - before if key == "backdoor" else before - row[key])
-    words = f"{100 * statistics.mean(lost):+.1f} ({len(lost)})" if lost else ""
-    return " ".join(filter(None, [words, f"broken ({broken})" if broken else ""])) or "not run"
+        before, after = clean.get((row["sites"], row["seed"])), row.get(key)
+        if before is not None and after is not None and not row.get("failed"):
+            scale = (row["sites"], row["hostile"])
+            found[scale, row["seed"]] = after - before if key == "backdoor" else before - after
+    return found
+
+
+def _broken(rows: Rows, method: str, attack: str) -> int:
+    return sum(
+        bool(row.get("failed")) or row.get("accuracy") is None
+        for row in _of(rows, method=method, attack=attack, defence="none")
+    )
 
 
 def _of(rows: Rows, **wanted: object) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ LONGEST_KEY = 64
 """Characters of such a number's name."""
 MOST_COUNTED = 2**53
 """Counts beyond are no counts: float64 cannot tell them from their neighbours."""
+VARIANCES = "running_var"
+"""Ends the name of batch norm's tensor of running variances."""
 BEHIND = "sites-behind"
 """The number in which a relay says of how many sites its update is the mean."""
 
@@ -168,7 +170,7 @@ def refuse_replay(digest: str, earlier: int | None) -> str | None:
 
 
 def refuse_arrays(update: ArrayRecord, reference: ArrayRecord) -> str | None:
-    """Look at the tensors: names, shapes and element types as the reference's, and every number finite."""
+    """Look at the tensors: names, shapes and element types as the reference's, and every number one that can be."""
     return refuse_layout(update, reference) or refuse_values(update, reference)
 
 
@@ -185,12 +187,20 @@ def refuse_layout(update: ArrayRecord, reference: ArrayRecord) -> str | None:
 
 
 def refuse_values(update: ArrayRecord, reference: ArrayRecord) -> str | None:
-    """Look at every number of tensors that have the layout of the reference: finite, also in its element types."""
+    """Look at every number of tensors that have the layout of the reference.
+
+    They are finite, also in its element types; variances of batch norm are not negative, for their mean would have no
+    square root at any site. No codec makes them so: it keeps vectors as they are.
+    """
     whole = _mapped(update.blob.path) if isinstance(update, StoredRecord) else None  # once for all tensors
     for name, array in update.items():
-        dtype = reference[name].dtype
-        if np.issubdtype(np.dtype(array.dtype), np.floating) and not _finite(_flat(array, whole), dtype):
+        if not np.issubdtype(np.dtype(array.dtype), np.floating):
+            continue
+        values = _flat(array, whole)
+        if not _finite(values, reference[name].dtype):
             return f"tensor `{name}` holds numbers that are not finite"
+        if name.endswith(VARIANCES) and values.min(initial=0) < 0:
+            return f"tensor `{name}` holds variances below zero"
     return None
 
 

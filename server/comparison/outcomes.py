@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy import stats
-
 from fedwon.common.methods import METHODS, MethodName
-from fedwon.server.comparison.paired import LEVEL, Difference, Scores, paired
+from fedwon.server.comparison.paired import Difference, Scores, over_seeds, paired
 from fedwon.server.comparison.scoring import balanced_accuracy
 
 ALONE: MethodName = "standalone"
@@ -126,13 +124,7 @@ def _by_line(first: Sequence[Scores], second: Sequence[Scores]) -> dict[str, Dif
 def _worst(first: Sequence[Scores], second: Sequence[Scores]) -> Difference:
     """Difference of the lowest lines, whichever they are; its interval is Student's t over seeds alone."""
     lowest = [[min(map(balanced_accuracy, seed.values())) for seed in scores] for scores in (first, second)]
-    changes = [a - b for a, b in zip(*lowest, strict=True)]
-    mean, count = statistics.fmean(changes), len(changes)
-    half = math.inf
-    if count > 1:
-        error = statistics.stdev(changes) / math.sqrt(count)
-        half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * error
-    return Difference(mean, mean - half, mean + half, count, math.nan, half)
+    return over_seeds(*lowest)
 
 
 def _validation(results: Sequence[Mapping[str, Any]]) -> float:

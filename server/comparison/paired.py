@@ -78,6 +78,18 @@ def paired(first: Sequence[Scores], second: Sequence[Scores], metric: str) -> Di
     return Difference(mean, mean - half, mean + half, len(first), by_images, _seed_half(by_seed))
 
 
+def over_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compare two methods by one number a run; the interval is Student's t over seeds alone.
+
+    Args:
+        first: shares, a run each, in the order of the seeds; one at least.
+        second: the same seeds of the other method.
+    """
+    changes = np.subtract(first, second)
+    mean, half = float(changes.mean()), _seed_half(changes)
+    return Difference(mean, mean - half, mean + half, len(changes), math.nan, half)
+
+
 def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> NDArray[np.float64]:
     """+1 where only the first is right, -1 where only the second is: shape (images,)."""
     change: NDArray[np.float64] = right_images(first).astype(float) - right_images(second).astype(float)

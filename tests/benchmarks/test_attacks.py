@@ -41,6 +41,28 @@ def test_what_is_sent(name, expected):
     np.testing.assert_allclose(change(trained, start, np.random.default_rng(0)), start + expected * (trained - start))
 
 
+def outcome(method, seed, attack, accuracy, *, hostile=1, sites=10, **other):
+    numbers = {"failed": None, "refused_hostile": 0, "refused_honest": 0, "honest_sites_refused": [], "backdoor": 0.1}
+    row = {"method": method, "sites": sites, "hostile": hostile, "seed": seed, "attack": attack, "defence": "none"}
+    return {**row, **numbers, "accuracy": accuracy, **other}
+
+
+def test_the_question_is_answered_by_pairs_over_seeds():
+    found = []
+    for seed, (more, less) in enumerate([(0.30, 0.10), (0.31, 0.12), (0.29, 0.08)], 1):
+        for method, harm in (("fedwon", less), ("fedavg", more)):
+            found.append(outcome(method, seed, "nobody", 0.5, hostile=0))
+            found.append(outcome(method, seed, "scaled", 0.5 - harm))
+            found.append(outcome(method, seed, "noise", 0.5 - harm * (seed - 2)))
+    found.append(outcome("fedwon", 1, "scaled", 0.0, hostile=3))  # fedavg has not been run with three
+    found.append(outcome("fedavg", 1, "nan", None, failed="not finite"))
+    made = page(found)
+    assert "| scaled | +10.0 | +30.0 | -20.0 | -22.5 to -17.5 | 3 | 10/1 | harder |" in made
+    assert "| noise | -0.7 | -0.3 | -0.3 |" in made
+    assert "| nan | *broken*: fedavg 1 |" in made
+    assert "**fedwon is harder to poison by scaled; neither, as far as can be told, by noise.**" in made
+
+
 def test_the_page_says_what_was_not_run():
     assert "No row has been run yet" in page([])
     numbers = {"failed": None, "refused_hostile": 2, "refused_honest": 1, "honest_sites_refused": ["mnist-1"]}

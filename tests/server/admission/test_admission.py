@@ -113,6 +113,16 @@ def test_tensors(tmp_path, changes, reason):
     assert refuse_arrays(stored(tmp_path / "m", model(**changes)), model()) == reason
 
 
+@pytest.mark.parametrize(
+    ("variance", "reason"), [(0.0, None), (-1e-30, "tensor `norm.running_var` holds variances below zero")]
+)
+def test_variances_are_not_negative(tmp_path, variance, reason):
+    reference = record(norm__running_mean=np.float32([-1]), norm__running_var=np.float32([1]))
+    update = record(norm__running_mean=np.float32([-2]), norm__running_var=np.float32([variance]))
+    assert refuse_arrays(update, reference) == reason
+    assert refuse_arrays(stored(tmp_path / "m", update), reference) == reason
+
+
 def test_the_order_of_tensors_is_not_looked_at():
     turned = record(**{name.replace(".", "__"): array.numpy() for name, array in reversed(model().items())})
     assert refuse_arrays(turned, model()) is None
