@@ -22,14 +22,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedwon.client import local_state
-from fedwon.client.data import survey
-from fedwon.client.opening import Notes, SiteData, open_site
-from fedwon.client.privacy_ledger import Ledger
+from fedwon.client.images.data import survey
+from fedwon.client.images.opening import Notes, SiteData, open_site
 from fedwon.client.secure import SHORTENED, answer_queries, masking_of
-from fedwon.client.sending import ARRAYS, encoded
 from fedwon.client.site import SITE, Site
-from fedwon.client.training import EVALUATION_BATCH, Evaluation, TrainingOutcome, evaluate, train
+from fedwon.client.training import local_state
+from fedwon.client.training.local import EVALUATION_BATCH, Evaluation, TrainingOutcome, evaluate, train
+from fedwon.client.training.privacy_ledger import Ledger
+from fedwon.client.training.sending import ARRAYS, encoded
 from fedwon.common.errors import ConfigError, DataError, TaskFailed
 from fedwon.common.model_file import network
 from fedwon.common.network_state import load_into, overlay, record_of
@@ -148,7 +148,7 @@ def _trained(
     seed = derive_seed(task.seed, site.name, task.round)
     if (noise := task.privacy.noise) is not None:
         # only who trains privately needs Opacus
-        from fedwon.client.private_training import Mechanism, planned, train_privately
+        from fedwon.client.training.private import Mechanism, planned, train_privately
 
         plan = planned(len(data.train), batch_size, task.training, noise)
         epsilon = ledger.charge(task, plan)

@@ -24,8 +24,8 @@ from fedwon.common.surveys import told
 from fedwon.common.version import VERSION
 
 if TYPE_CHECKING:
-    from fedwon.client.link import Link
-    from fedwon.client.preflight import Finding
+    from fedwon.client.checks.preflight import Finding
+    from fedwon.client.link.site_link import Link
 
 app = typer.Typer(
     name="fedwon-client",
@@ -96,7 +96,7 @@ def _own(data: str | None, test: str | None, batch_size: int | None, threads: in
 
 def _join(invitation: Invitation, own: SiteConfig, folder: Path) -> None:
     from fedwon.client import enrolment
-    from fedwon.client.data import survey
+    from fedwon.client.images.data import survey
 
     survey(own.data, Path.cwd())  # a wrong folder must not cost the token
     joined = asyncio.run(enrolment.join(invitation.server, invitation.fingerprint, invitation.token, folder, own))
@@ -114,12 +114,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Look at images, certificate, disk, server and clock before taking part, and time a step of training."""
-    from fedwon.client.preflight import preflight
+    from fedwon.client.checks.preflight import preflight
 
     config = load(ClientConfig, folder / "client.yaml")
     findings = preflight(config, folder)
     if not quick:
-        from fedwon.client.rehearsal import rehearse
+        from fedwon.client.checks.rehearsal import rehearse
 
         findings += rehearse(config, folder)
     if as_json:
@@ -148,13 +148,13 @@ def start(
     ] = 60.0,
 ) -> None:
     """Connect to the server and take part in its runs, for ever."""
-    from fedwon.client.adoption import Adoption
-    from fedwon.client.data import survey
+    from fedwon.client.images.data import survey
     from fedwon.client.limits import Limits
-    from fedwon.client.link import Link
+    from fedwon.client.link.site_link import Link
+    from fedwon.client.link.tasks import training_app
     from fedwon.client.metrics import measured
     from fedwon.client.precedence import stand_back
-    from fedwon.client.tasks import training_app
+    from fedwon.client.releases.adoption import Adoption
     from fedwon.client.tracing import traced
 
     keep_freed_memory()
@@ -234,7 +234,7 @@ def health(
     as_json: AsJson = False,
 ) -> None:
     """Ask the client that runs with this folder whether it is well; one without connection is, it tries again."""
-    from fedwon.client.health import check_health
+    from fedwon.client.link.health import check_health
 
     show_health(lambda: check_health(folder, timeout), as_json)
 

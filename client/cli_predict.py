@@ -15,7 +15,7 @@ from fedwon.common.errors import DataError
 from fedwon.common.version import VERSION
 
 if TYPE_CHECKING:
-    from fedwon.client.predicting import Prediction, Predictor
+    from fedwon.client.releases.predicting import Prediction, Predictor
 
 HOME = Path("fedwon-site")
 Form = Literal["plain", "csv", "json"]
@@ -47,8 +47,8 @@ def predict(
         raise typer.BadParameter("name image files, or a folder with --watch", param_hint="PATHS")
     if as_csv and as_json:
         raise typer.BadParameter("one of the two", param_hint="--csv, --json")
-    from fedwon.client.predicting import Predictor, find_images, trusted_release
-    from fedwon.client.shelf import Shelf
+    from fedwon.client.releases.predicting import Predictor, find_images, trusted_release
+    from fedwon.client.releases.shelf import Shelf
 
     found = find_images(paths or [])
     form: Form = "json" if as_json else "csv" if as_csv else "plain"
@@ -102,7 +102,7 @@ def _csv_line(cells: list[str]) -> str:
 
 def _watch(place: Path, load: Callable[[], Predictor], form: Form) -> None:
     """Print a line for every image that comes, until Ctrl-C; a release that the site switches to is taken up."""
-    from fedwon.client.predicting import arrivals
+    from fedwon.client.releases.predicting import arrivals
 
     predictor = load()
     if form == "csv":

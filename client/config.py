@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fedwon.client.limits import LimitsConfig
-from fedwon.client.schedule import ScheduleConfig
+from fedwon.client.link.schedule import ScheduleConfig
 from fedwon.common.config import Settings, flatten
 from fedwon.common.gates import Gates
 from fedwon.common.privacy_settings import DELTA, Delta

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedwon.client.config import DataConfig
-from fedwon.client.data import open_site
-from fedwon.client.training import Evaluation, evaluate
+from fedwon.client.images.data import open_site
+from fedwon.client.training.local import Evaluation, evaluate
 from fedwon.common.model_file import read_model, trained_network
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.config import FlatValue, flatten, parse, unflatten
 from fedwon.common.errors import ConfigError
 

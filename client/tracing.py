@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedwon.client import progress
+from fedwon.client.training import progress
 from fedwon.common.errors import FedwonError
 from fedwon.common.pki import load_credentials, site_of
 from fedwon.common.traces import TracesConfig, open_traces

@@ -14,7 +14,7 @@ What stands in a factory's image folders decides what is handled here:
 * The whole image is squeezed to a square. Nothing is cropped away: a defect may be at the edge.
 
 The arithmetic is torchvision's (transforms.v2), bit for bit. Training resizes with torch, which is faster
-(`fedwon.client.decoding`); `resized` here gives the same bits, and a test compares them (decision 0029).
+(`fedwon.client.images.decoding`); `resized` here gives the same bits, and a test compares them (decision 0029).
 """
 
 from __future__ import annotations

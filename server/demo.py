@@ -17,7 +17,7 @@ from pathlib import Path
 import typer
 
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.config import load
 from fedwon.common.console import show_table
 from fedwon.common.errors import FolderTaken, RunError

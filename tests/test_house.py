@@ -114,7 +114,8 @@ def test_every_module_is_packaged() -> None:
 
 
 def test_an_idle_client_has_not_loaded_torch() -> None:
-    code = "import sys, fedwon.client.cli, fedwon.client.link; print({'torch', 'torchvision'} & {*sys.modules} or 'no')"
+    imports = "import sys, fedwon.client.cli, fedwon.client.link.site_link"
+    code = f"{imports}; print({{'torch', 'torchvision'}} & {{*sys.modules}} or 'no')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "no"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedwon.client.config import DataConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.config import load, merged, read_yaml
 from fedwon.common.errors import ConfigError
 from fedwon.common.methods import METHODS, MethodName

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwon.client.config import DataConfig
-from fedwon.client.decoding import Preparation, Unreadable
-from fedwon.client.listing import FolderSource, Listed, Listing, list_site
+from fedwon.client.images.decoding import Preparation, Unreadable
+from fedwon.client.images.listing import FolderSource, Listed, Listing, list_site
 from fedwon.common.task_settings import ImageConfig
 
 Pool = Literal["train", "test"]

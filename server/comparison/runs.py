@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 
 from fedwon.client.app import app as client_app
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.opening import SiteData, open_site
+from fedwon.client.images.opening import SiteData, open_site
 from fedwon.common.config import merged, parse
 from fedwon.common.errors import TooFewUpdates
 from fedwon.common.methods import METHODS, MethodName

@@ -17,8 +17,8 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedwon.client.images import ImageSet
-from fedwon.client.local_state import LocalStates, recall
+from fedwon.client.images.image_set import ImageSet
+from fedwon.client.training.local_state import LocalStates, recall
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.model_file import trained_network
 from fedwon.common.task_config import TaskConfig

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwon.client.config import DataConfig
-from fedwon.client.digits import load_line
-from fedwon.client.domains import discover
-from fedwon.client.listing import FolderSource, LineSource, Listed, list_site
-from fedwon.client.npz import NpzSource
+from fedwon.client.images.digits import load_line
+from fedwon.client.images.domains import discover
+from fedwon.client.images.listing import FolderSource, LineSource, Listed, list_site
+from fedwon.client.images.npz import NpzSource
 from fedwon.common.errors import ConfigError
 from fedwon.common.surveys import Part
 from fedwon.common.system_errors import storage_error

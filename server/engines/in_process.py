@@ -14,8 +14,8 @@ from flwr.clientapp import ClientApp
 
 from fedwon.client.app import app as client_app
 from fedwon.client.config import SiteConfig
-from fedwon.client.data import survey as survey_images
-from fedwon.client.local_state import LocalStates
+from fedwon.client.images.data import survey as survey_images
+from fedwon.client.training.local_state import LocalStates
 from fedwon.common.errors import ConfigError, FedwonError
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.surveys import Survey

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from fedwon.client.config import SiteConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.config import Settings
 from fedwon.common.model_file import read_model
 from fedwon.common.round_settings import ParticipationConfig

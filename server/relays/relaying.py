@@ -16,12 +16,12 @@ from contextlib import suppress
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedwon.client import progress
 from fedwon.client.app import CONFIG, METRICS, read_task
 from fedwon.client.config import LinkConfig
-from fedwon.client.journal import check_name
-from fedwon.client.link import Link
-from fedwon.client.sending import ARRAYS
+from fedwon.client.link.journal import check_name
+from fedwon.client.link.site_link import Link
+from fedwon.client.training import progress
+from fedwon.client.training.sending import ARRAYS
 from fedwon.common import notify
 from fedwon.common.errors import FedwonError, RunMissing, SecureError, Stopped
 from fedwon.common.secagg.stages import SECURE

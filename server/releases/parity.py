@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedwon.client.config import DataConfig
-from fedwon.client.decoding import Preparation, Unreadable, read_image
-from fedwon.client.digits import line_names, load_line
-from fedwon.client.listing import image_files, list_site
+from fedwon.client.images.decoding import Preparation, Unreadable, read_image
+from fedwon.client.images.digits import line_names, load_line
+from fedwon.client.images.listing import image_files, list_site
 from fedwon.common.errors import DataError, DataMissing, MissingExtra
 from fedwon.common.release import Parity
 from fedwon.common.scoring import OnnxModel, Scorer

@@ -19,8 +19,8 @@ from PIL import Image
 from benchmarks.paper import array_layouts, downloads, folder_layouts, sources
 from benchmarks.paper.downloads import LAYOUTS, check_digest, fetch, fetch_sets, listing, listing_digest
 from benchmarks.paper.sources import SOURCES, Remote
-from fedwon.client.domains import discover
-from fedwon.client.listing import list_site
+from fedwon.client.images.domains import discover
+from fedwon.client.images.listing import list_site
 from fedwon.common.errors import BrokenFile, DataError, DataMissing, StorageError
 from tests.benchmarks.fetch_kit import Parts, cifar, idx, libsvm, matlab, md5, parts, photo, png, served, tar_of, zip_of
 

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from benchmarks.paper.keeping import halved, keep, stored
 from benchmarks.paper.running import Spec, result_path, run_folder
 from benchmarks.paper.tuning import trials
-from fedwon.client.local_state import LocalStates, remember
+from fedwon.client.training.local_state import LocalStates, remember
 from fedwon.common.arrays import write_record
 from fedwon.common.model_file import describe, network, read_model
 from fedwon.common.network_state import record_of

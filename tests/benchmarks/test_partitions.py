@@ -18,8 +18,8 @@ from benchmarks.paper.partitions import (
     even_parts,
 )
 from fedwon.client.config import DataConfig
-from fedwon.client.domains import discover
-from fedwon.client.listing import FolderSource, list_site
+from fedwon.client.images.domains import discover
+from fedwon.client.images.listing import FolderSource, list_site
 
 
 @given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 2**32))

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.paper.scoring import by_domain, scored_images
 from fedwon.client.config import DataConfig
-from fedwon.client.local_state import LocalStates, remember
+from fedwon.client.training.local_state import LocalStates, remember
 from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.model_file import network
 from fedwon.common.network_state import record_of

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from fedwon.client.config import DataConfig
-from fedwon.client.images import ImageSet
-from fedwon.client.opening import SiteData, open_site
+from fedwon.client.images.image_set import ImageSet
+from fedwon.client.images.opening import SiteData, open_site
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
 

@@ -8,10 +8,10 @@ import sys
 TRAIN = """
 import sys
 import torch
-import fedwon.client.app, fedwon.client.link
-from fedwon.client.decoding import Preparation
-from fedwon.client.images import ImageSet
-from fedwon.client.training import train
+import fedwon.client.app, fedwon.client.link.site_link
+from fedwon.client.images.decoding import Preparation
+from fedwon.client.images.image_set import ImageSet
+from fedwon.client.training.local import train
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_settings import ImageConfig, TrainingConfig
 from fedwon.models import build_model

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedwon.client import training as module
-from fedwon.client.decoding import Preparation
-from fedwon.client.images import ImageSet, Room, load_images
-from fedwon.client.listing import Wanted
-from fedwon.client.prefetch import THREAD_NAME
-from fedwon.client.progress import Cancelled, watch
-from fedwon.client.training import batch_sizes, evaluate, train
+from fedwon.client.images.decoding import Preparation
+from fedwon.client.images.image_set import ImageSet, Room, load_images
+from fedwon.client.images.listing import Wanted
+from fedwon.client.images.prefetch import THREAD_NAME
+from fedwon.client.training import local as module
+from fedwon.client.training.local import batch_sizes, evaluate, train
+from fedwon.client.training.progress import Cancelled, watch
 from fedwon.common.errors import TaskFailed
 from fedwon.common.task_settings import ImageConfig, TrainingConfig
 from fedwon.models import AdaptiveGradientClipping, build_model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedwon.client.npz import NpzSource, read_labels
+from fedwon.client.images.npz import NpzSource, read_labels
 from fedwon.common.errors import DataError, DataMissing
 from tests.client.site_kit import open_at, task_of, write_npz
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedwon.client.config import DataConfig
-from fedwon.client.data import survey
-from fedwon.client.listing import Listed, Wanted
-from fedwon.client.opening import draw, split
-from fedwon.client.prefetch import THREAD_NAME
+from fedwon.client.images.data import survey
+from fedwon.client.images.listing import Listed, Wanted
+from fedwon.client.images.opening import draw, split
+from fedwon.client.images.prefetch import THREAD_NAME
 from fedwon.common.errors import ClassMismatch, DataError, DataMissing, EmptyClass
 from tests.client.site_kit import open_at, pixels_of, task_of, write_classes, write_image, write_npz
 
@@ -340,7 +340,7 @@ def test_a_survey_loads_no_torch(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz")
     code = (
         "import sys; from pathlib import Path; from fedwon.client.config import DataConfig; "
-        "from fedwon.client.data import survey; "
+        "from fedwon.client.images.data import survey; "
         "[survey(DataConfig(path=path), Path(sys.argv[1])) for path in ('x', 'x.npz', 'digits:paper')]; "
         "print('torch' in sys.modules)"
     )

@@ -6,8 +6,8 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from fedwon.client import progress
 from fedwon.client.tracing import TaskTracer, traced, untraced
+from fedwon.client.training import progress
 from fedwon.common.errors import BrokenFile
 from fedwon.common.spans import Traces
 from fedwon.common.traces import span_id, trace_id

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedwon.client import decoding
+from fedwon.client.images import decoding
 from fedwon.common import pixels
 from fedwon.common.task_settings import ImageConfig
 

@@ -48,9 +48,10 @@ def test_the_model_is_the_simulations_and_four_times_fewer_bytes_travel(fleets, 
 @pytest.mark.parametrize(
     ("point", "when", "nth"),
     [
-        ("fedwon.client.local_state:LocalStates.keep", "after", 3),  # what the update owes is on the disk, itself not
+        # what the update owes is on the disk, itself not
+        ("fedwon.client.training.local_state:LocalStates.keep", "after", 3),
         pytest.param(  # differences fetched, the model not yet made
-            *("fedwon.client.journal:ModelCache.rebuild", "before", 2), marks=pytest.mark.matrix
+            *("fedwon.client.link.journal:ModelCache.rebuild", "before", 2), marks=pytest.mark.matrix
         ),
     ],
 )

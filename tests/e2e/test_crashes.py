@@ -85,18 +85,18 @@ OF_THE_SERVER = {
     ),
 }
 OF_A_SITE = {
-    "fetching": Crash("a model half fetched", "fedwon.client.transfers:_check_wanted", nth=9),
-    "fetched": Crash("a model fetched, not yet accepted", "fedwon.client.journal:ModelCache.accept"),
-    "before-training": Crash("before the training", "fedwon.client.tasks:TaskRunner._work"),
-    "training": Crash("in the middle of the training", "fedwon.client.progress:report", nth=3, trained=2),
-    "trained": Crash("trained, nothing kept", "fedwon.client.journal:Journal.keep", trained=2),
+    "fetching": Crash("a model half fetched", "fedwon.client.link.transfers:_check_wanted", nth=9),
+    "fetched": Crash("a model fetched, not yet accepted", "fedwon.client.link.journal:ModelCache.accept"),
+    "before-training": Crash("before the training", "fedwon.client.link.tasks:TaskRunner._work"),
+    "training": Crash("in the middle of the training", "fedwon.client.training.progress:report", nth=3, trained=2),
+    "trained": Crash("trained, nothing kept", "fedwon.client.link.journal:Journal.keep", trained=2),
     "half-kept": Crash(
-        "the update's arrays kept, their header not", "fedwon.client.journal:Journal._stored", "after", trained=2
+        "the update's arrays kept, their header not", "fedwon.client.link.journal:Journal._stored", "after", trained=2
     ),
-    "kept": Crash("the update kept, not yet sent", "fedwon.client.journal:Journal.keep", "after"),
-    "uploading": Crash("half an upload sent", "fedwon.client.transfers:Transfers._heard", "after", IN_UPLOAD),
-    "uploaded": Crash("all sent and taken, not noted", "fedwon.client.transfers:Transfers._send", "after"),
-    "round-over": Crash("told that the round is over", "fedwon.client.journal:Journal.drop", nth=3),
+    "kept": Crash("the update kept, not yet sent", "fedwon.client.link.journal:Journal.keep", "after"),
+    "uploading": Crash("half an upload sent", "fedwon.client.link.transfers:Transfers._heard", "after", IN_UPLOAD),
+    "uploaded": Crash("all sent and taken, not noted", "fedwon.client.link.transfers:Transfers._send", "after"),
+    "round-over": Crash("told that the round is over", "fedwon.client.link.journal:Journal.drop", nth=3),
 }
 
 

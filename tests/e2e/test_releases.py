@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedwon.client.shelf import Shelf
+from fedwon.client.releases.shelf import Shelf
 from fedwon.common.errors import UntrustedRelease
 from fedwon.common.gates import Gates
 from fedwon.common.release import ONNX, WEIGHTS

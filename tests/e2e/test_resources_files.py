@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwon.client.tasks import HANDED_IN
+from fedwon.client.link.tasks import HANDED_IN
 from fedwon.server.store import AuditRow, Store
 from tests.e2e.faults import SLOW, cut, flip, undisturbed
 from tests.e2e.fleet import wait_until

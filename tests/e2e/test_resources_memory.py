@@ -24,7 +24,7 @@ LARGE = {
 ROOM = 300 * MB
 """What a site has for that, on top of what PyTorch takes when it is loaded."""
 LOADED = """
-import fedwon.client.link, fedwon.client.app
+import fedwon.client.link.site_link, fedwon.client.app
 lines = open("/proc/self/status").read().splitlines()
 print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")))
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwon.client.tasks import HANDED_IN
+from fedwon.client.link.tasks import HANDED_IN
 from tests.e2e.faults import SLOW, patched, undisturbed
 from tests.e2e.fleet import Fleet, Process, wait_until
 

@@ -6,7 +6,7 @@ import re
 import signal
 
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.tasks import HANDED_IN
+from fedwon.client.link.tasks import HANDED_IN
 from fedwon.server.engines.in_process import InProcessGrid
 from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store

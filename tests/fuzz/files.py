@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from fedwon.client.journal import _read_header
-from fedwon.client.npz import read_array, read_labels
+from fedwon.client.images.npz import read_array, read_labels
+from fedwon.client.link.journal import _read_header
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.codec import CODECS
 from fedwon.common.codec.coding import decode, encode

@@ -16,8 +16,8 @@ import grpc
 from flwr.app import ConfigRecord, RecordDict
 from google.protobuf.message import DecodeError, Message
 
-from fedwon.client.journal import ModelCache, check_name
-from fedwon.client.link import _sensible
+from fedwon.client.link.journal import ModelCache, check_name
+from fedwon.client.link.site_link import _sensible
 from fedwon.common.certificates import claimed_name, read_certificates, requested_key
 from fedwon.common.codec import codec_of
 from fedwon.common.errors import FedwonError, by_slug

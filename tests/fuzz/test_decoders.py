@@ -80,12 +80,12 @@ def test_every_module_that_decodes_is_fuzzed():
     decoding = {"json.loads", "yaml.load", "np.load", "tarfile.open", "zipfile.ZipFile"}
     decoding |= {"strict_yaml.read_text", "message.ParseFromString", "header.ParseFromString", "Image.open"}
     reached = {
-        "client/journal.py", "client/npz.py", "client/shelf.py", "common/arrays.py", "common/config.py",
-        "common/model_file.py", "common/pixels.py", "common/rebuilding.py", "common/release.py",
-        "server/backups/restore.py",
+        "client/link/journal.py", "client/images/npz.py", "client/releases/shelf.py",
+        "common/arrays.py", "common/config.py", "common/model_file.py", "common/pixels.py", "common/rebuilding.py",
+        "common/release.py", "server/backups/restore.py",
     }  # fmt: skip
     own = {
-        "client/health.py": "an answer of this box's own client, over a socket in its folder",
+        "client/link/health.py": "an answer of this box's own client, over a socket in its folder",
         "client/limits.py": "the site's own count of rounds",
         "client/virtual.py": "a folder that the simulation made in this process",
         "server/backups/backup.py": "writes archives only",

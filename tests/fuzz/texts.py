@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedwon.client.config import ClientConfig
-from fedwon.client.shelf import Shelf
+from fedwon.client.releases.shelf import Shelf
 from fedwon.common.certificates import certificate_pem, read_certificates, read_key
 from fedwon.common.config import Settings, dump, load
 from fedwon.common.invitation import Invitation

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedwon.client import transfers
+from fedwon.client.link import transfers
 from fedwon.common.flower import host_app
 from tests.link.link_kit import Federation, Server, offer
 from tests.link.task_kit import App

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedwon.client.config import ClientConfig
-from fedwon.client.link import Link
+from fedwon.client.link.site_link import Link
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.config import parse
 from fedwon.common.pki import (

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 
 from flwr.app import Message, RecordDict
 
-from fedwon.client import progress
 from fedwon.client.enrolment import open_channel
-from fedwon.client.tasks import TaskRunner
+from fedwon.client.link.tasks import TaskRunner
+from fedwon.client.training import progress
 from fedwon.common.wire import fedwon_pb2 as pb
 from tests.link.link_kit import Server, listening, outcome
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedwon.client.attempts import Attempts
+from fedwon.client.link.attempts import Attempts
 from tests.link.link_kit import until
 from tests.link.task_kit import named, play
 

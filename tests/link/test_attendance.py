@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 
-from fedwon.client.attendance import Attendance
-from fedwon.client.schedule import ScheduleConfig, WindowConfig
+from fedwon.client.link.attendance import Attendance
+from fedwon.client.link.schedule import ScheduleConfig, WindowConfig
 from fedwon.common.wire import fedwon_pb2 as pb
 from tests.link.link_kit import finished, saying, until, welcome
 from tests.link.session_kit import DONE, run
@@ -54,8 +54,8 @@ def told(site):
 
 
 def shorter_looks(monkeypatch):
-    monkeypatch.setattr("fedwon.client.attendance.CLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("fedwon.client.attendance.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("fedwon.client.link.attendance.CLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("fedwon.client.link.attendance.LOOK_SECONDS", 0.01)
 
 
 def test_every_change_is_told_and_a_task_in_hand_is_finished(federation, server, app, task, monkeypatch):

@@ -9,11 +9,11 @@ import threading
 import numpy as np
 import pytest
 
-from fedwon.client import preflight as module
+from fedwon.client.checks import preflight as module
+from fedwon.client.checks.preflight import preflight
 from fedwon.client.config import ClientConfig, DataConfig
 from fedwon.client.evaluating import evaluate_file
-from fedwon.client.handshake import shake_hands
-from fedwon.client.preflight import preflight
+from fedwon.client.link.handshake import shake_hands
 from fedwon.common.arrays import write_record
 from fedwon.common.config import parse
 from fedwon.common.errors import (

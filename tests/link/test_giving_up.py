@@ -8,8 +8,9 @@ import socket
 
 import pytest
 
-from fedwon.client import enrolment, judgement, renewal
-from fedwon.client.link import LOCK
+from fedwon.client import enrolment
+from fedwon.client.link import judgement, renewal
+from fedwon.client.link.site_link import LOCK
 from fedwon.common.errors import (
     DuplicateSite,
     KeyExposed,

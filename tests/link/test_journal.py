@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwon.client.journal import KEPT_MODELS, KEPT_OUTCOMES, Journal, ModelCache
+from fedwon.client.link.journal import KEPT_MODELS, KEPT_OUTCOMES, Journal, ModelCache
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.errors import BrokenFile, DiskFull, FedwonError, Refused, StorageError
 from fedwon.common.wire import fedwon_pb2 as pb

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from fedwon.client.config import LinkConfig
-from fedwon.client.link import Link
+from fedwon.client.link.site_link import Link
 from fedwon.common.errors import DataMissing
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.grpc_errors import CHANNEL_OPTIONS

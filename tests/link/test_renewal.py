@@ -7,8 +7,9 @@ import asyncio
 import grpc
 import pytest
 
-from fedwon.client import enrolment, renewal
-from fedwon.client.renewal import RENEW_SHARES, Renewal, is_due
+from fedwon.client import enrolment
+from fedwon.client.link import renewal
+from fedwon.client.link.renewal import RENEW_SHARES, Renewal, is_due
 from fedwon.common import pki
 from fedwon.common.certificates import requested_key
 from fedwon.common.errors import DiskFull, Revoked, TokenUsed

@@ -7,9 +7,9 @@ import time
 
 import grpc
 
-from fedwon.client import transfers
-from fedwon.client.journal import Journal, ModelCache
-from fedwon.client.transfers import Pauses
+from fedwon.client.link import transfers
+from fedwon.client.link.journal import Journal, ModelCache
+from fedwon.client.link.transfers import Pauses
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire.liveness import Liveness
 from tests.link.link_kit import Server, refuse, until

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from fedwon.client.tasks import HANDED_IN
+from fedwon.client.link.tasks import HANDED_IN
 from tests.e2e.fleet import free_port, wait_until
 from tests.network.conftest import edit
 

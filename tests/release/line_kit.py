@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedwon.client.adoption import Adoption
 from fedwon.client.config import ClientConfig
-from fedwon.client.link import Link
+from fedwon.client.link.site_link import Link
+from fedwon.client.releases.adoption import Adoption
 from fedwon.common.config import dump, parse
 from fedwon.common.pki import Credentials, new_key, request, save_credentials, sign_request
 from fedwon.server.identity import sites

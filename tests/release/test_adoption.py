@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from fedwon.client import release_fetching
-from fedwon.client.adoption import INCOMING, Adoption
-from fedwon.client.opening import open_site
-from fedwon.client.shelf import Shelf
-from fedwon.client.training import evaluate
+from fedwon.client.images.opening import open_site
+from fedwon.client.releases import fetching as release_fetching
+from fedwon.client.releases.adoption import INCOMING, Adoption
+from fedwon.client.releases.shelf import Shelf
+from fedwon.client.training.local import evaluate
 from fedwon.common.errors import ConfigError, Refused
 from fedwon.common.gates import Gates
 from fedwon.common.model_file import read_model, trained_network
@@ -231,7 +231,7 @@ def test_a_site_without_a_line_or_of_an_earlier_version_is_told_nothing(home, tm
         import asyncio
 
         from fedwon.client.config import LinkConfig
-        from fedwon.client.link import Link
+        from fedwon.client.link.site_link import Link
 
         link = Link(LinkConfig(server=home.config.listen), tmp_path, dict, until_finished=False, patience=5.0)
         running = asyncio.create_task(link.run())

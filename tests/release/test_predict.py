@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner
 
-from fedwon.client import predicting
 from fedwon.client.cli import app
-from fedwon.client.decoding import Preparation, read_image
-from fedwon.client.predicting import Predictor, arrivals, find_images, trusted_release
-from fedwon.client.shelf import STATE, Shelf
+from fedwon.client.images.decoding import Preparation, read_image
+from fedwon.client.releases import predicting
+from fedwon.client.releases.predicting import Predictor, arrivals, find_images, trusted_release
+from fedwon.client.releases.shelf import STATE, Shelf
 from fedwon.common.errors import BrokenFile, DataError, DataMissing, ReleaseMissing, UntrustedRelease
 from fedwon.common.model_file import read_model, trained_network
 from fedwon.common.release import MANIFEST, ONNX, SIGNATURE, WEIGHTS

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedwon.client import private_training, rehearsal
+from fedwon.client.checks import rehearsal
+from fedwon.client.checks.rehearsal import rehearse
 from fedwon.client.cli import app
-from fedwon.client.rehearsal import rehearse
+from fedwon.client.training import private as private_training
 from fedwon.common.errors import ClassMismatch, EmptyClass, OutOfMemory, Refused
 from fedwon.common.run_config import RunConfig
 from tests.release.line_kit import make_site, with_server

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwon.client.listing import list_site
+from fedwon.client.images.listing import list_site
 from fedwon.server.comparison.dealing import TEST_SHARE, deal_out, shared_contents, write_lines
 from fedwon.server.comparison.looking import LineImages
 

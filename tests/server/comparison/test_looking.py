@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.errors import DataMissing
 from fedwon.common.task_settings import ImageConfig
 from fedwon.server.comparison import looking

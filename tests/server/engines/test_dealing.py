@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwon.client.config import DataConfig
-from fedwon.client.data import survey
-from fedwon.client.listing import list_site
+from fedwon.client.images.data import survey
+from fedwon.client.images.listing import list_site
 from fedwon.common.errors import ConfigError, MissingExtra, RunError
 from fedwon.server.engines import ray_engine
 from fedwon.server.engines.dealing import LEAST, domain_of, portions, virtual_sites

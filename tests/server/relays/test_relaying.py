@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedwon.client import progress
 from fedwon.client.config import LinkConfig
+from fedwon.client.training import progress
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.config import dump
 from fedwon.common.errors import ConfigError, ConfigMissing, FolderTaken, SecureError, TaskFailed, TooFewUpdates

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord
 
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.local_state import LocalStates, recall
+from fedwon.client.training.local_state import LocalStates, recall
 from fedwon.common.arrays import open_record
 from fedwon.common.errors import Stopped
 from fedwon.common.methods import METHODS

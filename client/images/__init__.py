@@ -1,0 +1,1 @@
+"""A site's images: found, counted, agreed on, decoded."""

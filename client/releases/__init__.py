@@ -1,0 +1,1 @@
+"""Releases at a line: fetched, measured, used."""

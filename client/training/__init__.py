@@ -1,0 +1,1 @@
+"""Local training, plain and private, and what of it stays at the site."""
