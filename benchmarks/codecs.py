@@ -25,7 +25,7 @@ from flwr.app import Array, ArrayRecord, Message
 from benchmarks.paper.running import Spec, Watcher
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from fedwon.client.config import SiteConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common import logs
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of

@@ -27,8 +27,8 @@ from benchmarks.paper.protocols import DIGIT_DOMAINS
 from benchmarks.paper.sets import ROOT, data_home
 from fedwon.client.app import app as client_app
 from fedwon.client.config import SiteConfig
-from fedwon.client.domains import discover
-from fedwon.client.sending import ARRAYS
+from fedwon.client.images.domains import discover
+from fedwon.client.training.sending import ARRAYS
 from fedwon.common.config import parse
 from fedwon.common.memory import keep_freed_memory
 from fedwon.common.run_config import RunConfig

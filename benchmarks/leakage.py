@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # torch's own name for it
 
 from benchmarks.paper.sets import data_home
-from fedwon.client.images import Batch
-from fedwon.client.private_training import Mechanism, planned, train_privately
-from fedwon.client.training import train
+from fedwon.client.images.image_set import Batch
+from fedwon.client.training.local import train
+from fedwon.client.training.private import Mechanism, planned, train_privately
 from fedwon.common.codec.coding import decode, encode
 from fedwon.common.config import parse
 from fedwon.common.model_file import network

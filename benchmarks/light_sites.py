@@ -25,7 +25,7 @@ import grpc
 
 from benchmarks.recorded import IMAGES, Answering
 from fedwon.client.enrolment import OWN_CONNECTION
-from fedwon.client.transfers import Pauses
+from fedwon.client.link.transfers import Pauses
 from fedwon.common.errors import FedwonError, LinkError, Refused
 from fedwon.common.pki import Credentials
 from fedwon.common.version import VERSION

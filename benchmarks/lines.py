@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwon.client.config import SiteConfig
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common import logs
 from fedwon.common.round_settings import TrafficConfig
 from fedwon.server.demo import DIGITS

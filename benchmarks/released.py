@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from packaging.requirements import Requirement
 
-from fedwon.client import decoding
+from fedwon.client.images import decoding
 from fedwon.common import pixels
 from fedwon.common.release import INPUT, OUTPUT
 from fedwon.common.scoring import OnnxModel, Scorer

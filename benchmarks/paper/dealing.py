@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwon.client.config import DataConfig
-from fedwon.client.domains import discover
-from fedwon.client.listing import FolderSource, Listing, list_site
+from fedwon.client.images.domains import discover
+from fedwon.client.images.listing import FolderSource, Listing, list_site
 from fedwon.server.engines.dealing import SEPARATOR, Rows, writer_of
 
 Deal = Callable[[NDArray[Any]], list[Rows]]

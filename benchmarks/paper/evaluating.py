@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.paper.keeping import stored
 from benchmarks.paper.scoring import scored_images
-from fedwon.client.domains import discover
+from fedwon.client.images.domains import discover
 from fedwon.common.errors import FedwonError
 from fedwon.common.model_file import read_model
 from fedwon.server.comparison.scoring import LOCAL, counts, served

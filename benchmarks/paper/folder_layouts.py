@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.paper.sources import SOURCES
 from benchmarks.paper.unpacking import members
-from fedwon.client.listing import is_image
+from fedwon.client.images.listing import is_image
 from fedwon.common.errors import BrokenFile
 
 DOMAINNET_CLASSES = frozenset(

@@ -17,7 +17,7 @@ from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import RESULTS, run_folder
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.tuning import specs
-from fedwon.client.local_state import LocalStates, recall, remember
+from fedwon.client.training.local_state import LocalStates, recall, remember
 from fedwon.common.arrays import write_record
 from fedwon.common.model_file import read_model
 from fedwon.server.comparison.scoring import LOCAL

@@ -20,9 +20,9 @@ from benchmarks.paper.scoring import scored_images
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from benchmarks.paper.variants import VARIANTS
 from fedwon.client.config import DataConfig, SiteConfig
-from fedwon.client.domains import discover
-from fedwon.client.listing import Part
-from fedwon.client.opening import SiteData, open_site
+from fedwon.client.images.domains import discover
+from fedwon.client.images.listing import Part
+from fedwon.client.images.opening import SiteData, open_site
 from fedwon.common.config import merged, parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper.partitions import domain_of
-from fedwon.client.agreement import agree
 from fedwon.client.config import DataConfig
-from fedwon.client.decoding import Preparation
-from fedwon.client.images import ImageSet, Room, load_images
-from fedwon.client.listing import list_site
+from fedwon.client.images.agreement import agree
+from fedwon.client.images.decoding import Preparation
+from fedwon.client.images.image_set import ImageSet, Room, load_images
+from fedwon.client.images.listing import list_site
 from fedwon.common.task_config import TaskConfig
 from fedwon.server.comparison.scoring import packed, right_images
 
