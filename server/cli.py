@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -214,6 +215,7 @@ def simulate(
 ) -> None:
     """Run a federation without sites: in this one process, or on Ray; for experiments and tests."""
     from fedwon.server.display import show_outcome, watching
+    from fedwon.server.engines.interruption import Interruption
     from fedwon.server.engines.ray_engine import RayEngine
     from fedwon.server.engines.simulating import SimulationConfig, simulation_report
     from fedwon.server.engines.simulating import simulate as run_simulation
@@ -223,7 +225,8 @@ def simulate(
     keep_freed_memory()
     settings = load(SimulationConfig, config).changed(seed, fraction)
     ray = RayEngine(workers, ray_address) if engine == "ray" else None
-    with watching(quiet=as_json) as listener:
+    # Ray has handlers of its own
+    with watching(quiet=as_json) as listener, nullcontext() if ray else Interruption.of_work():
         result = run_simulation(settings, data, out, [listener], virtual=sites, ray=ray)
     if as_json:
         typer.echo(json.dumps(simulation_report(settings, result)))

@@ -50,11 +50,11 @@ def compare(
     from fedwon.common.memory import keep_freed_memory
     from fedwon.server.comparison.comparing import compare as work
     from fedwon.server.comparison.groundwork import Request, asked_methods
-    from fedwon.server.comparison.interruption import Interruption
     from fedwon.server.comparison.languages import LANGUAGES
     from fedwon.server.comparison.meter import metering
     from fedwon.server.comparison.planning import seconds_of
     from fedwon.server.comparison.reporting import report
+    from fedwon.server.engines.interruption import Interruption
 
     keep_freed_memory()
     texts = LANGUAGES[lang]

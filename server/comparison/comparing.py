@@ -19,13 +19,13 @@ from fedwon.common.config import merged
 from fedwon.common.methods import MethodName
 from fedwon.server.comparison.agenda import Agenda, farthest
 from fedwon.server.comparison.groundwork import Groundwork, Request, lines_of, prepare
-from fedwon.server.comparison.interruption import Interruption
 from fedwon.server.comparison.ledger import Ledger
 from fedwon.server.comparison.meter import Meter
 from fedwon.server.comparison.planning import Clock, Pace, Plan, choose, choose_rest, unseen_seconds
 from fedwon.server.comparison.runs import Ground, Spec, carry_out
 from fedwon.server.comparison.texts import Texts
 from fedwon.server.comparison.tuning import Search
+from fedwon.server.engines.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ def compare(request: Request, meter: Meter, texts: Texts, interruption: Interrup
         job = _Job(request, work, ledger, clock, meter=meter, texts=texts, interruption=interruption)
         try:
             if work.obstacle is None:
-                job.work()
+                with interruption.ends_work():
+                    job.work()
         except OutOfTime:
             logger.debug("the budget is used up")
         except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from fedwon.client.app import app as client_app
 from fedwon.client.config import SiteConfig
 from fedwon.client.images.data import survey as survey_images
 from fedwon.client.training.local_state import LocalStates
+from fedwon.client.training.progress import Cancelled
 from fedwon.common.errors import ConfigError, FedwonError
 from fedwon.common.flower import host_app, incoming, make_context
 from fedwon.common.surveys import Survey
@@ -111,8 +112,14 @@ class InProcessGrid(SiteGrid):
 
 
 def answer(call: Callable[[], Message], message: Message) -> Message:
-    """Run a site's app; an error of ours becomes an error reply, as it does over the wire."""
+    """Run a site's app; an error of ours becomes an error reply, as it does over the wire.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it (`fedwon.server.engines.interruption`).
+    """
     try:
         return call()
+    except Cancelled:
+        raise KeyboardInterrupt from None
     except FedwonError as error:
         return Message(Error(code=error.code, reason=error.message), reply_to=message)

@@ -106,10 +106,16 @@ def federate(
 def _break_off(grid: SiteGrid, run: Run, error: BaseException) -> None:
     state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
     try:
-        run.finish(state, error.message if isinstance(error, FedwonError) else f"{type(error).__name__}: {error}")
+        run.finish(state, _reason(error))
     except FedwonError as second:  # the disk that broke the run may be the database's as well
         logger.error("the end of run %s could not be noted: %s", run.id, second.message)  # noqa: TRY400
     grid.run_ended(run.id, state)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FedwonError):
+        return error.message
+    return "Ctrl-C was pressed." if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
 def _complete(grid: SiteGrid, run: Run) -> Outcome:
