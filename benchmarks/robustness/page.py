@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.paper.verdicts import interval, points
@@ -113,8 +113,7 @@ def _compared(rows: Rows, attack: str) -> tuple[str, str]:
     both = harms["fedwon"].keys() & harms["fedavg"].keys()
     scales = _complete(both)
     if not scales:
-        said = f"*broken*: {', '.join(broken)}" if broken else "not run"
-        return f"| {attack} | {said} | | | | | | |", ""
+        return _without_pairs(rows, attack, harms)
     seeds = sorted({seed for scale, seed in both if scale == scales[0]})
     means = {
         method: [statistics.mean(found[scale, seed] for scale in scales) for seed in seeds]
@@ -126,6 +125,19 @@ def _compared(rows: Rows, attack: str) -> tuple[str, str]:
     cells += [points(change), interval(change), str(len(seeds)), ", ".join(f"{one[0]}/{one[1]}" for one in scales)]
     cells += [f"{verdict}" + (f" (*broken*: {', '.join(broken)})" if broken else "")]
     return f"| {attack} | " + " | ".join(cells) + " |", verdict
+
+
+def _without_pairs(rows: Rows, attack: str, harms: Mapping[str, Mapping[Any, float]]) -> tuple[str, str]:
+    """Return the line of an attack that left no pair to compare: the models of one method broke, or of both."""
+    cells, intact = [], []
+    for method in METHODS:
+        found, broken = harms[method], _broken(rows, method, attack)
+        intact += [method] if found and not broken else []
+        lost = f"{100 * statistics.mean(found.values()):+.1f} ({len(found)})" if found else ""
+        cells.append(f"{lost} *broken* ({broken})".strip() if broken else lost or "not run")
+    everywhere = all(harms[method] or _broken(rows, method, attack) for method in METHODS)
+    verdict = {"fedwon": "harder", "fedavg": "easier"}[intact[0]] if everywhere and len(intact) == 1 else ""
+    return f"| {attack} | {' | '.join(cells)} | | | | | {verdict} |", verdict
 
 
 def _complete(both: Collection[tuple[tuple[int, int], int]]) -> list[tuple[int, int]]:

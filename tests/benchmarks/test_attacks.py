@@ -56,11 +56,13 @@ def test_the_question_is_answered_by_pairs_over_seeds():
             found.append(outcome(method, seed, "noise", 0.5 - harm * (seed - 2)))
     found.append(outcome("fedwon", 1, "scaled", 0.0, hostile=3))  # fedavg has not been run with three
     found.append(outcome("fedavg", 1, "nan", None, failed="not finite"))
+    found += [outcome("fedwon", 1, "sign flip", 0.45), outcome("fedavg", 1, "sign flip", None, failed="not finite")]
     made = page(found)
     assert "| scaled | +10.0 | +30.0 | -20.0 | -22.5 to -17.5 | 3 | 10/1 | harder |" in made
     assert "| noise | -0.7 | -0.3 | -0.3 |" in made
-    assert "| nan | *broken*: fedavg 1 |" in made
-    assert "**fedwon is harder to poison by scaled; neither, as far as can be told, by noise.**" in made
+    assert "| nan | not run | *broken* (1) | | | | |  |" in made
+    assert "| sign flip | +5.0 (1) | *broken* (1) | | | | | harder |" in made
+    assert "**fedwon is harder to poison by sign flip, scaled; neither, as far as can be told, by noise.**" in made
 
 
 def test_the_page_says_what_was_not_run():
