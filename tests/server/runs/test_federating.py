@@ -101,7 +101,7 @@ def test_nothing_to_resume(store, tmp_path):
     [
         (Stopped("The server was stopped."), "stopped", "The server was stopped."),
         (DiskFull("No space left."), "failed", "No space left."),
-        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "stopped", "Ctrl-C was pressed."),
         (ZeroDivisionError("a mistake of ours"), "failed", "ZeroDivisionError: a mistake of ours"),
     ],
 )
