@@ -133,8 +133,7 @@ def survey_message(message: Message, context: Context) -> Message:
         FedwonError: the site's configuration or its data cannot be used.
     """
     site = Site.of(context)
-    found = survey(site.config.data, site.base)
-    rows = found.as_dict()
+    rows = survey(site.config.data, site.base)
     parts: dict[str, list[int]] = {part: [rows[name][part] for name in rows] for part in PARTS}
     told = ConfigRecord({"name": site.name, "version": VERSION, "classes": list(rows), **parts})
     return Message(RecordDict({SITE: told}), reply_to=message)

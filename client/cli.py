@@ -162,7 +162,7 @@ def start(
     stand_back(config.nice)
 
     def _count() -> dict[str, dict[str, int]]:
-        return survey(config.data, folder).as_dict()
+        return survey(config.data, folder)
 
     _count()  # wrong images are told at once, before anything is connected
     limits = Limits(config.limits, folder / "journal", _count, config.batch_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwon.client.config import DataConfig
-from fedwon.client.images.data import open_site
+from fedwon.client.images.opening import open_site
 from fedwon.client.training.local import Evaluation, evaluate
 from fedwon.common.model_file import read_model, trained_network
 

@@ -13,12 +13,13 @@ import grpc
 
 from fedwon.client.config import LEDGER, ClientConfig, SitePrivacyRules
 from fedwon.client.enrolment import open_channel
-from fedwon.client.images.data import Survey, survey
+from fedwon.client.images.data import survey
 from fedwon.client.link.attendance import Attendance
 from fedwon.client.link.handshake import shake_hands
 from fedwon.common.errors import FedwonError, Refused, Revoked, VersionGap
 from fedwon.common.files import write_atomic
 from fedwon.common.pki import certificate_days_left, load_credentials, site_of
+from fedwon.common.surveys import Survey, images_in
 from fedwon.common.version import VERSION, compatible
 from fedwon.common.wire import fedwon_pb2 as pb
 from fedwon.common.wire import fedwon_pb2_grpc as rpc
@@ -89,10 +90,8 @@ def finding_of(name: str, look: Callable[[], str | Finding]) -> Finding:
 
 
 def _images(found: Survey) -> str:
-    counts = found.as_dict()
-    total = sum(sum(parts.values()) for parts in counts.values())
-    classes = ", ".join(f"{name} {sum(parts.values())}" for name, parts in counts.items())
-    return f"{total} images in {len(counts)} classes: {classes}"
+    classes = ", ".join(f"{name} {sum(parts.values())}" for name, parts in found.items())
+    return f"{images_in(found)} images in {len(found)} classes: {classes}"
 
 
 def _privacy(ledger: Path, rules: SitePrivacyRules) -> str:

@@ -170,7 +170,7 @@ def _assumed(config: ClientConfig, folder: Path) -> TaskConfig:
 
 
 def _own_classes(config: ClientConfig, folder: Path) -> tuple[str, ...]:
-    classes = survey(config.data, folder).classes
+    classes = tuple(survey(config.data, folder))
     if len(classes) < 2:
         raise ConfigError(f"The site has {len(classes)} class, and a network needs two to tell apart.")
     return classes

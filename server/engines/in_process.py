@@ -41,7 +41,7 @@ class InProcessGrid(SiteGrid):
         host_app()
         self._sites = dict(sorted(sites.items()))
         self._base, self._app = base, app
-        self._surveys = {name: survey_images(site.data, base).as_dict() for name, site in self._sites.items()}
+        self._surveys = {name: survey_images(site.data, base) for name, site in self._sites.items()}
         self._contexts = {
             node_id_of(name): make_context(node_id_of(name), site.for_node(name, base))
             for name, site in self._sites.items()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from fedwon.client.training.progress import Cancelled, watch
+from fedwon.client.training.progress import watch
 
 
 class Interruption:
@@ -42,15 +42,12 @@ class Interruption:
     def ends_work(self) -> Iterator[None]:
         """Let Ctrl-C end the training inside before its next step, and what else is there at its next `check`.
 
-        Raises:
-            KeyboardInterrupt: it did.
+        A site that was ended raises KeyboardInterrupt out of its grid (`fedwon.server.engines.in_process.answer`).
         """
         self._ends_work = True
         try:
             with watch(lambda _done, _total: None, self._asked):
                 yield
-        except Cancelled:
-            raise KeyboardInterrupt from None
         finally:
             self._ends_work = False
 

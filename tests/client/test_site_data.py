@@ -20,6 +20,7 @@ from fedwon.client.images.listing import Listed, Wanted
 from fedwon.client.images.opening import draw, split
 from fedwon.client.images.prefetch import THREAD_NAME
 from fedwon.common.errors import ClassMismatch, DataError, DataMissing, EmptyClass
+from fedwon.common.surveys import PARTS, images_in
 from tests.client.site_kit import open_at, pixels_of, task_of, write_classes, write_image, write_npz
 
 ABC = {"a": 10, "b": 5, "c": 2}
@@ -313,26 +314,26 @@ def test_a_survey_counts_by_class_and_part(tmp_path: Path) -> None:
     write_classes(tmp_path / "val", {"a": 3})
     write_npz(tmp_path / "x.npz", labels=np.array(["c", "d"]))
     found = survey(DataConfig(path="train/..", test="x.npz"), tmp_path)
-    assert found.classes == ("a", "b", "c", "d")
-    assert json.loads(json.dumps(found.as_dict())) == {
+    assert list(found) == ["a", "b", "c", "d"]
+    assert json.loads(json.dumps(found)) == {
         "a": {"train": 10, "validation": 3, "test": 0},
         "b": {"train": 5, "validation": 0, "test": 0},
         "c": {"train": 2, "validation": 0, "test": 1},
         "d": {"train": 0, "validation": 0, "test": 1},
     }
-    assert found.total("train") == 17
+    assert images_in(found, ("train",)) == 17
 
 
 def test_a_survey_does_not_decode(tmp_path: Path) -> None:
     write_classes(tmp_path, ABC)
     (tmp_path / "a" / "bad.png").write_bytes(b"no image")
-    assert survey(DataConfig(path=str(tmp_path)), tmp_path).total("train") == 18
+    assert images_in(survey(DataConfig(path=str(tmp_path)), tmp_path), ("train",)) == 18
 
 
 def test_a_survey_of_a_built_in_line() -> None:
     found = survey(DataConfig(path="digits:metal"), Path())
-    assert found.classes == tuple("0123456789")
-    assert [found.total(part) for part in ("train", "validation", "test")] == [295, 42, 112]
+    assert list(found) == list("0123456789")
+    assert [images_in(found, (part,)) for part in PARTS] == [295, 42, 112]
 
 
 def test_a_survey_loads_no_torch(tmp_path: Path) -> None:

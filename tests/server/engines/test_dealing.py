@@ -13,6 +13,7 @@ from fedwon.client.config import DataConfig
 from fedwon.client.images.data import survey
 from fedwon.client.images.listing import list_site
 from fedwon.common.errors import ConfigError, MissingExtra, RunError
+from fedwon.common.surveys import images_in
 from fedwon.server.engines import ray_engine
 from fedwon.server.engines.dealing import LEAST, domain_of, portions, virtual_sites
 from fedwon.server.engines.ray_engine import RayEngine
@@ -68,8 +69,8 @@ def test_a_built_in_line_has_too_few_images_for_a_thousand(tmp_path: Path):
     assert len(found) == 250
     for data in list(found.values())[:3]:
         counted = survey(data, tmp_path)
-        assert counted.total("train") == LEAST["train"]
-        assert counted.total("test") == LEAST["test"]
+        assert images_in(counted, ("train",)) == LEAST["train"]
+        assert images_in(counted, ("test",)) == LEAST["test"]
 
 
 def test_fewer_sites_than_domains_are_an_error(tmp_path: Path):

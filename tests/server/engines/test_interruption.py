@@ -55,7 +55,7 @@ def test_training_ends_at_its_next_step_and_nothing_is_printed(monkeypatch: pyte
 
     def work(interruption: Interruption) -> None:
         with interruption.ends_work():
-            train()
+            answer(train, Message(RecordDict(), dst_node_id=1, message_type="train"))
 
     with Interruption() as interruption:
         with pytest.raises(KeyboardInterrupt):
