@@ -240,10 +240,11 @@ class _Opened:
     """Data kept between messages, so that a round does not decode what the last one decoded.
 
     One entry a site, for its latest run: a new run looks at the folders anew, and a box never holds two runs' images.
-    Several sites share a process in simulations only.
+    Several sites share a process in simulations only: what does not fit into `most_bytes` together is decoded again,
+    but for the latest site's.
     """
 
-    limit = 16
+    most_bytes = 2**31
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -259,9 +260,12 @@ class _Opened:
             known = (key, open_site(site.config.data, task, site.base))
         with self._lock:
             self._entries[site] = known
-            while len(self._entries) > self.limit:
+            while len(self._entries) > 1 and self._bytes() > self.most_bytes:
                 self._entries.popitem(last=False)
         return known[1]
+
+    def _bytes(self) -> int:
+        return sum(data.nbytes for _, data in self._entries.values())
 
     @contextmanager
     def forgetting(self, site: Site) -> Iterator[None]:

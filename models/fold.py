@@ -24,11 +24,12 @@ def fold(model: nn.Module) -> nn.Module:
     Args:
         model: Any module that can be deep-copied; a WSConv2d itself too.
     """
-    copied = copy.deepcopy(model)
-    replacements: dict[nn.Module, nn.Module] = {
-        m: _plain(m) for m in copied.modules() if isinstance(m, WSConv2d | WSLinear)
-    }
-    return replace_modules(copied, replacements)
+    # A layer that is already in the memo is taken from it: weights that are standardized anew are not copied before.
+    memo: dict[int, object] = {}
+    for layer in model.modules():
+        if isinstance(layer, WSConv2d | WSLinear):
+            memo[id(layer)] = _plain(layer, memo)
+    return copy.deepcopy(model, memo)
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -48,10 +49,10 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
     return replacements.get(model, model)
 
 
-def _plain(layer: WSConv2d | WSLinear) -> nn.Module:
+def _plain(layer: WSConv2d | WSLinear, memo: dict[int, object]) -> nn.Module:
     plain: nn.Conv2d | nn.Linear = _plain_linear(layer) if isinstance(layer, WSLinear) else _plain_conv(layer)
     plain.weight = nn.Parameter(layer.standardized_weight().detach(), requires_grad=layer.weight.requires_grad)
-    plain.bias = layer.bias
+    plain.bias = copy.deepcopy(layer.bias, memo)
     return plain.train(layer.training)
 
 

@@ -76,6 +76,11 @@ class ImageSet:
         """Whether no image needs to be decoded again."""
         return self._source is None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the decoded images take."""
+        return self._cached.nbytes
+
     def batches(self, rows: Iterable[Sequence[int]]) -> Generator[Batch, None, None]:
         """Make network inputs of the images of these rows, batch by batch.
 

@@ -58,6 +58,11 @@ class SiteData:
     test: ImageSet | None
     notes: Notes
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the decoded images of all parts take."""
+        return sum(images.nbytes for images in (self.train, self.validation, self.test) if images is not None)
+
 
 def open_site(data: DataConfig, task: TaskConfig, base: Path) -> SiteData:
     """List, agree on classes, split and decode a site's images.
