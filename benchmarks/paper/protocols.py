@@ -250,8 +250,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             },
             rows={
                 **_rows(32, *_FOUR, "fedwon_constant", "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
-                "fedwon": (1, 2, 32),
-                "fedbn": (2, 32),
+                "fedwon": (1, 2, 8, 32),
+                "fedavg": (8, 32),
+                "fedbn": (2, 8, 32),
             },
             test_every=10,
             selection="best",
