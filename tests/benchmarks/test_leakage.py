@@ -7,9 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import leakage
-from benchmarks.leakage import CASES, Case, Few, invert, matched, recognized, ssim, task_of, update_of
+from benchmarks.leaking import inversion
+from benchmarks.leaking.inversion import invert, outside, span_of
+from benchmarks.leaking.likeness import matched, recognized, ssim
+from benchmarks.leaking.picture import SHOWN, draw
+from benchmarks.leaking.updates import CASES, Case, Few, task_of, update_of
 from fedwon.common.model_file import network
 
 
@@ -73,8 +77,8 @@ def test_the_update_of_one_image_spans_what_the_convolutions_made_of_it(name, se
     model.fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(secret.pixels)
     features = seen[0].flatten(1).detach()
-    span = leakage._span(update_of(case, task, secret, 1), 1)
-    assert leakage._outside(features, span, standardized=not name.endswith("group norm")) < 0.01
+    span = span_of(update_of(case, task, secret, 1), 1)
+    assert outside(features, span, standardized=not name.endswith("group norm")) < 0.01
 
 
 def test_noise_hides_the_span(secret):
@@ -83,14 +87,11 @@ def test_noise_hides_the_span(secret):
     model, seen = network(task), []
     model.fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(secret.pixels)
-    assert (
-        leakage._outside(seen[0].flatten(1), leakage._span(update_of(case, task, secret, 1), 1), standardized=True)
-        > 0.5
-    )
+    assert outside(seen[0].flatten(1), span_of(update_of(case, task, secret, 1), 1), standardized=True) > 0.5
 
 
 def test_the_attack_comes_nearer(monkeypatch):
-    monkeypatch.setattr(leakage, "ITERATIONS", 40)
+    monkeypatch.setattr(inversion, "ITERATIONS", 40)
     case = CASES["1 image, 1 step"]
     task = task_of(case, 1)
     rows = torch.linspace(-1, 1, 28)
@@ -101,3 +102,15 @@ def test_the_attack_comes_nearer(monkeypatch):
     assert found.shape == (1, 1, 28, 28)
     likeness = torch.corrcoef(torch.stack([found.flatten(), blob.flatten()]))[0, 1]
     assert likeness > 0.2, likeness
+
+
+def test_the_picture_shows_each_image_above_what_was_found_of_it(tmp_path):
+    white, black = torch.ones(SHOWN + 2, 1, 28, 28), -torch.ones(SHOWN + 2, 1, 28, 28)
+    path = tmp_path / "found.png"
+    draw({"a case": (white, black), "another": (black, white)}, {"a case": "50 %", "another": "0 %"}, path)
+    sheet = np.asarray(Image.open(path))
+    last = sheet[:, -20]  # through the last image of each line
+    half = len(last) // 2
+    assert (last[5], last[half // 2 + 10]) == (255, 0)
+    assert (last[half + 5], last[half + half // 2 + 10]) == (0, 255)
+    assert (sheet[:, :300] < 128).any()  # the names
