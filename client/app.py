@@ -244,7 +244,7 @@ class _Opened:
     but for the latest site's.
     """
 
-    most_bytes = 2**31
+    most_bytes = 2**30
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

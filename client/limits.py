@@ -6,7 +6,6 @@ given back with the reason, the site stays connected, and the server's operator 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from fedwon.client.day_count import DayCount
 from fedwon.common.config import Settings
 from fedwon.common.errors import BeyondLimits
-from fedwon.common.files import write_atomic
 from fedwon.common.methods import Normalization
-from fedwon.common.secagg.stages import SECURE, UNMASK
+from fedwon.common.secagg.stages import SECURE, SETUP, SHARE_KEYS, UNMASK
 from fedwon.common.surveys import Survey, images_in
-from fedwon.common.system_errors import storage_error
 
 if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no Flower
     from flwr.app import Context, Message
@@ -30,9 +28,9 @@ if TYPE_CHECKING:  # `fedwon-client predict` reads client.yaml where there is no
 
     App = Callable[[Message, Context], Message]
 
-DAY_SECONDS = 86_400.0
-TRAINED = "trained.json"
-"""File in the site's journal: when each task of the last day was begun."""
+TRAIN, OPEN = "train", f"query.{UNMASK}"
+KINDS = frozenset({TRAIN, "evaluate", "query.survey", f"query.{SETUP}", f"query.{SHARE_KEYS}", OPEN})
+"""The tasks that a site takes. Flower has a second name for some (`train.default`), which nobody would look at here."""
 
 
 class LimitsConfig(Settings):
@@ -80,31 +78,36 @@ class Limits:
         batch_size: int | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._config, self._file, self._clock = config, journal / TRAINED, clock
+        self._config, self._days = config, DayCount(journal, config.rounds_per_day, clock)
         self._images, self._batch_size = images, batch_size
 
     def around(self, app: App) -> App:
         """Return an app that does what `app` does, within the limits.
 
-        It raises BeyondLimits where a task is not, and what `app` raises.
+        It raises BeyondLimits where a task is not or is none that a site takes, StorageError where the rounds of a day
+        cannot be counted, and what `app` raises.
         """
 
         def _limited(message: Message, context: Context) -> Message:
-            if message.metadata.message_type == "train":
+            kind = message.metadata.message_type
+            if kind not in KINDS:
+                raise BeyondLimits(f"This site takes no task `{kind[:80]}`; it takes: {', '.join(sorted(KINDS))}.")
+            if kind == TRAIN:
                 self.check(message)
-            elif message.metadata.message_type == f"query.{UNMASK}":
+                with self._days.round(_round_of(message)):
+                    return app(message, context)
+            if kind == OPEN:
                 self._check_sum(len(_named(message, "counted")))
             return app(message, context)
 
         return _limited
 
     def check(self, message: Message) -> None:
-        """Look whether a training task is within the limits, and count it.
+        """Look whether a training task is within the limits.
 
         Raises:
             BeyondLimits: it is not.
             TaskFailed, ConfigError: it is no task.
-            StorageError: the count of rounds cannot be kept.
         """
         from fedwon.client.app import read_task  # with torch, which an idle site has no use for
         from fedwon.common.codec import codec_of
@@ -115,7 +118,6 @@ class Limits:
         _check_named("the codec", codec_of(message.content), self._config.codecs)
         self._check_sum(len(_named(message, "neighbours")) + 1 if SECURE in message.content else 1)
         self._check_work(task)
-        self._count(message.metadata.message_id)
 
     def _check_sum(self, sites: int) -> None:
         """Look at how many sites an update of this one would be added up with, as far as it masks with them."""
@@ -153,33 +155,6 @@ class Limits:
                 f"client.yaml, or half of the {held} that it has); it was asked for one of {shown}."
             )
 
-    def _count(self, task_id: str) -> None:
-        most, now = self._config.rounds_per_day, self._clock()
-        if most is None:
-            return
-        begun = {name: moment for name, moment in self._begun().items() if 0 <= now - moment < DAY_SECONDS}
-        if task_id in begun:  # it went on after a restart
-            return
-        if len(begun) >= most:
-            free = (min(begun.values()) + DAY_SECONDS - now) / 3600
-            raise BeyondLimits(
-                f"This site trains in {most} rounds a day at most (`limits.rounds_per_day` in client.yaml); the next "
-                f"one may be in {free:.1f} hours."
-            )
-        write_atomic(self._file, json.dumps({**begun, task_id: now}).encode())
-
-    def _begun(self) -> dict[str, float]:
-        """When each task of late was begun; a file that cannot be understood counts as empty."""
-        try:
-            content = json.loads(self._file.read_bytes())
-            return {str(name): float(moment) for name, moment in content.items()}
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise storage_error(error, f"reading {self._file}") from None
-        except (ValueError, TypeError, AttributeError):
-            return {}
-
 
 def _images_of(task: TaskConfig, survey: Survey) -> int:
     """Count the images that a task trains on here, one at least: of its classes, without those to validate with."""
@@ -189,6 +164,16 @@ def _images_of(task: TaskConfig, survey: Survey) -> int:
         train = int(train * (1 - task.images.validation_fraction))
     images = max(train, 1)
     return min(images, task.images.max_train or images)
+
+
+def _round_of(message: Message) -> str:
+    """The task's name and the model that it starts from: another model is another round."""
+    from fedwon.common.arrays import StoredRecord
+
+    digests = [
+        record.blob.digest for record in message.content.array_records.values() if isinstance(record, StoredRecord)
+    ]
+    return " ".join([message.metadata.message_id, *digests])
 
 
 def _named(message: Message, key: str) -> list[str]:

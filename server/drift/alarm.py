@@ -7,7 +7,7 @@ that k of n has. Falls add up (CUSUM: Page 1954, Biometrika 41:100), and an alar
 threshold.
 
 Shares are compared after the arcsine transform in Anscombe's form (1948, Biometrika 35:246), under which k of n has the
-variance 1 / (n + 1/2) wherever it lies. Everything here is a pure function; `drift_watch` feeds it.
+variance 1 / (n + 1/2) wherever it lies. Everything here is a pure function; `fedwon.server.drift.watch` feeds it.
 """
 
 from __future__ import annotations

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedwon.client.limits import TRAINED, Limits, LimitsConfig
+from fedwon.client.day_count import TRAINED
+from fedwon.client.limits import KINDS, Limits, LimitsConfig
+from fedwon.client.link.tasks import training_app
+from fedwon.client.training.progress import Cancelled
+from fedwon.common.arrays import open_record, write_record
 from fedwon.common.codec import TRAFFIC, named
 from fedwon.common.config import parse
-from fedwon.common.errors import BeyondLimits, ConfigError
+from fedwon.common.errors import BeyondLimits, ConfigError, TaskFailed
 from fedwon.common.flower import host_app, incoming
 from fedwon.common.run_config import RunConfig
 from fedwon.common.secagg.messages import MaskOrder, Opening, pack
@@ -146,10 +153,68 @@ def test_rounds_of_a_day_are_counted_over_restarts(tmp_path):
     again.now = site.now + 1800
     with pytest.raises(BeyondLimits, match=r"2 rounds a day.*in 22.5 hours"):
         again.ask(name="c")
-    again.ask(name="b")  # in hand when the box went down
     again.now += 22.5 * 3600
     again.ask(name="c")
-    assert again.done == ["b", "c"]
+    assert again.done == ["c"]
+
+
+def test_a_round_that_was_broken_off_goes_on(tmp_path):
+    site = Site(tmp_path, rounds_per_day=1)
+    interrupted = site.limits.around(fails(Cancelled()))
+    with pytest.raises(Cancelled):
+        interrupted(message(name="a"), None)
+    again = Site(tmp_path, rounds_per_day=1)
+    again.ask(name="a")
+    assert again.done == ["a"]
+
+
+def fails(error):
+    def _app(*_):
+        raise error
+
+    return _app
+
+
+@pytest.mark.parametrize("ending", [None, TaskFailed("The loss is not finite.")])
+def test_a_name_that_is_used_again_is_a_round_more(tmp_path, ending):
+    site = Site(tmp_path, rounds_per_day=2)
+    app = site.app if ending is None else site.limits.around(fails(ending))
+    for _ in range(2):
+        with suppress(TaskFailed):
+            app(message(name="a"), None)
+    with pytest.raises(BeyondLimits, match="2 rounds a day"):
+        app(message(name="a"), None)
+
+
+def test_another_model_is_another_round(tmp_path):
+    site, models = Site(tmp_path, rounds_per_day=1), []
+    for value in (1.0, 2.0):
+        asked = message(name="a")
+        path = tmp_path / f"{value}.safetensors"
+        write_record(ArrayRecord({"w": Array(np.full(3, value))}), path)
+        asked.content["arrays"] = open_record(path)
+        models.append(asked)
+    stopped = site.limits.around(fails(Cancelled()))
+    with pytest.raises(Cancelled):
+        stopped(models[0], None)
+    with pytest.raises(BeyondLimits, match="1 rounds a day"):
+        stopped(models[1], None)
+
+
+@pytest.mark.parametrize(
+    "kind", ["train.default", "evaluate.default", "query.default", "train.other", "query.secagg_unmask2"]
+)
+def test_a_task_by_another_name_is_refused(tmp_path, kind):
+    """Flower's app takes `train.default` for `train`: nothing may reach it that is not looked at."""
+    site = Site(tmp_path, least_sum=4)
+    with pytest.raises(BeyondLimits, match="takes no task"):
+        site.ask(kind)
+    assert site.done == []
+
+
+def test_every_task_that_the_app_answers_has_one_name_here():
+    registered = training_app()._registered_funcs
+    assert {kind if "." in kind else f"{kind}.default" for kind in KINDS} == set(registered)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": "x"}', b"null"])

@@ -46,8 +46,20 @@ def test_the_page_names_many():
     assert len(named()) > 40
 
 
-def test_every_threat_has_a_control_and_a_test_or_says_later():
+def threats() -> list[list[str]]:
+    """The rows of the page's table of threats: threat, control, test."""
     table = (ROOT / "docs" / "security.md").read_text().split("## Threats")[1].split("\n\n")[1]
-    for row in table.splitlines()[2:]:
-        _, threat, control, test, _ = re.split(r"(?<!\\)\|", row)
-        assert "`" in test or control.strip().startswith("later"), threat
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()[2:]]
+
+
+def test_every_threat_has_a_control_and_a_test_or_says_later():
+    for threat, control, test in threats():
+        assert "`" in test or control.startswith("later"), threat
+
+
+def test_a_threat_stands_once_and_in_the_table():
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and "`test_" in line]
+    assert len(rows) == sum("`test_" in test for *_, test in threats())
+    named = [threat for threat, *_ in threats()]
+    assert len(named) == len(set(named))
