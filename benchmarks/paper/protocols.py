@@ -7,8 +7,8 @@ what was made smaller; it is printed above the protocol's table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from fedwon.common.config import merged
 
 SMALL_BATCH = 2
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
+STAND_INS: Mapping[str, str] = MappingProxyType({"synth_like": "synth_digits"})
+"""Domains that stand in for one that cannot be had everywhere; where only the real one is there, it is taken."""
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 FINE_RATES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
@@ -49,6 +51,8 @@ class Protocol:
         metric: "accuracy", or "balanced" (mean recall over classes).
         selection: which round is reported.
         cut: what is smaller than published.
+        main: the one that stands for its image set; others of the same set are beside it.
+        absent: its images cannot be had where the committed results were made.
     """
 
     images: str
@@ -67,6 +71,20 @@ class Protocol:
     metric: Literal["accuracy", "balanced"] = "accuracy"
     selection: Literal["last", "best"] = "last"
     cut: str = ""
+    main: bool = False
+    absent: bool = False
+
+    def on(self, present: Collection[str]) -> Protocol:
+        """This protocol on the domains that a folder has: each stand-in gives way to what it stands for, if need be.
+
+        Args:
+            present: names of the folder's domains.
+        """
+        real = {name: STAND_INS.get(name, name) if name not in present else name for name in self.domains}
+        partition = self.partition
+        if isinstance(partition, DomainASite):
+            partition = DomainASite(without=real.get(partition.without, partition.without))
+        return replace(self, domains=tuple(real.values()), partition=partition)
 
     def tuning_rounds(self, batch: int) -> int:
         """Rounds of a tuning run at a batch size."""
@@ -103,7 +121,7 @@ def _digits_without(domain: str) -> Protocol:
         settings=_SMALL,
         rows=_rows(32, "fedwon", "fedavg", "fedbn"),
         seeds=(1, 2),
-        cut=f"{_SMALL_CUT}, 20 rounds",
+        cut=f"{_SMALL_CUT}, 20 rounds, two seeds",
     )
 
 
@@ -118,7 +136,7 @@ def _pacs_without(domain: str) -> Protocol:
         settings=_PACS,
         rows=_rows(16, "fedwon", "fedavg", "fedbn"),
         seeds=(1, 2),
-        cut=_PACS_CUT,
+        cut=f"{_PACS_CUT}, two seeds",
     )
 
 
@@ -159,7 +177,41 @@ def _label_skew(alpha: float | None) -> Protocol:
     )
 
 
+def _label_skew_cifar(alpha: float | None) -> Protocol:
+    return Protocol(
+        "cifar10",
+        absent=True,
+        partition=LabelSkew(10, alpha),
+        tuned_as="" if alpha == _MIDDLE_ALPHA else f"label_skew_cifar10_{_MIDDLE_ALPHA:g}",
+        rounds=100,
+        tune_rounds=20,
+        settings={
+            "model": {"name": "mobilenet_v2"},
+            "images": {"size": 32, "validation_fraction": 0.05},
+            "training": {"schedule": "cosine", "augmentation": {"flip_horizontal": True}},
+        },
+        rows=_rows(32, "fedwon", "fedwon_paper", "fedavg", "fedavg_gn", "fedavg_ln", "fixbn"),
+        cut="the published number of sites and rounds is not known; 10 and 100 are ours",
+    )
+
+
+def _published_size(images: str, **given: Any) -> Protocol:
+    """A set that cannot be had here, at the size that FedBN's code or FLamby gives it: for who can fetch it."""
+    settings = {"training": {"augmentation": {"flip_horizontal": True, "turn_degrees": 30.0}}}
+    return Protocol(
+        images,
+        main=True,
+        absent=True,
+        settings=merged(settings, given.pop("settings")),
+        rows=_rows(given.pop("batch"), *METHODS),
+        test_every=10,
+        selection="best",
+        **given,
+    )
+
+
 _MIDDLE_SHARE, _MIDDLE_ALPHA = 0.2, 0.5
+_ALPHAS = (0.1, 0.5, 1.0, None)
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 _PACS = {
     "model": {"name": "resnet18", "width": 0.25},
@@ -173,6 +225,7 @@ _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
 def _tiles(rounds: int, tune_rounds: int, seeds: tuple[int, ...], **images: Any) -> Protocol:
     return Protocol(
         "magnetic_tile",
+        main=not images,
         rounds=rounds,
         tune_rounds=tune_rounds,
         settings={
@@ -181,12 +234,13 @@ def _tiles(rounds: int, tune_rounds: int, seeds: tuple[int, ...], **images: Any)
             # an epoch of 70 images is nine steps
             "training": {"epochs": 3, **({"schedule": "cosine"} if images else {})},
         },
-        rows=_rows(8, "fedwon", "fedwon_constant", "fedavg", "fedavg_gn", "fedbn"),
+        rows=_rows(8, "fedwon", "fedwon_constant", "fedwon_paper", "fedavg", "fedavg_gn", "fedbn"),
         seeds=seeds,
         test_every=5,
         test_share=0.5,  # some defects have four images a line: a fifth of them would decide nothing
         metric="balanced",
         selection="best",
+        cut="64 px, digit_cnn at a quarter of its width; the set is not the paper's",
     )
 
 
@@ -194,6 +248,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         "digits": Protocol(
             "digits_five",
+            main=True,
             domains=DIGIT_DOMAINS,
             rounds=40,
             tune_rounds=10,
@@ -211,7 +266,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 "fedbn": (2, 32),
                 "fedbn_unclipped": (32,),
             },
-            cut="digit_cnn at half width, 40 rounds in place of 100",
+            cut="digit_cnn at half width, 40 rounds in place of 100; the other methods and small batches: digits_small",
         ),
         "digits_small": Protocol(
             "digits_five",
@@ -238,6 +293,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         ),
         "office": Protocol(
             "office_caltech_10",
+            main=True,
             rounds=60,
             tune_rounds=30,
             settings={
@@ -256,14 +312,16 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             },
             test_every=10,
             selection="best",
-            cut="alexnet at a quarter of its width, 128 px in place of 256, 60 rounds in place of 300",
+            cut="alexnet at a quarter of its width, 128 px in place of 256, 60 rounds in place of 300; a "
+            "fifth of the images here is for validation",
         ),
         "pacs": Protocol(
             "pacs",
+            main=True,
             rounds=20,
             tune_rounds=8,
             settings=_PACS,
-            rows=_rows(16, *_FOUR, "fedavg_unclipped", "fedbn_unclipped"),
+            rows=_rows(16, *_FOUR, "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
             test_every=10,
             selection="best",
             cut=_PACS_CUT,
@@ -279,12 +337,32 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             rows={name: (32,) if name.startswith("epochs") else (1, 2, 32) for name in FORMS},
             seeds=(1, 2),
             ours="ws_constant_agc",
-            cut=f"{_SMALL_CUT}, 12 rounds",
+            cut=f"{_SMALL_CUT}, 12 rounds, two seeds; the gain and the weights sent only with all the rest",
         ),
         **{f"digits_without_{name}": _digits_without(name) for name in DIGIT_DOMAINS},
         **{f"pacs_without_{name}": _pacs_without(name) for name in PACS_DOMAINS},
         **{f"cross_device_{share:g}": _cross_device(share) for share in (0.1, 0.2, 0.5)},
-        **{f"label_skew_{alpha or 'iid'}": _label_skew(alpha) for alpha in (0.1, 0.5, 1.0, None)},
+        **{f"label_skew_{alpha or 'iid'}": _label_skew(alpha) for alpha in _ALPHAS},
+        **{f"label_skew_cifar10_{alpha or 'iid'}": _label_skew_cifar(alpha) for alpha in _ALPHAS},
+        "domainnet": _published_size(
+            "domainnet",
+            settings={
+                "model": {"name": "alexnet"},
+                "images": {"size": 256, "max_train": 105, "mean": [0.0], "std": [1.0]},
+            },
+            batch=32,
+            rounds=300,
+            tune_rounds=60,
+        ),
+        "fed_isic2019": _published_size(
+            "fed_isic2019",
+            settings={"model": {"name": "efficientnet_b0"}, "images": {"size": 200, "validation_fraction": 0.1}},
+            batch=64,
+            rounds=50,
+            tune_rounds=10,
+            metric="balanced",
+            cut="network and rounds are FLamby's and a third party's, the paper's are not known",
+        ),
     }
 )
 """The protocols by name."""

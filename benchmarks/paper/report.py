@@ -11,9 +11,10 @@ from pathlib import Path
 
 from benchmarks import batch_one, lines
 from benchmarks.paper.curves import learning_curve, svg
-from benchmarks.paper.partitions import DomainASite
+from benchmarks.paper.forms import forms
+from benchmarks.paper.partitions import DomainASite, LabelSkew
 from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
-from benchmarks.paper.published import NOT_COMPARABLE, published
+from benchmarks.paper.published import NOT_COMPARABLE, published_average, published_skew, published_table
 from benchmarks.paper.running import RESULTS
 from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows
 from benchmarks.paper.tuning import rows
@@ -61,9 +62,17 @@ def _line(row: Row, plan: Protocol) -> str:
 
 
 def _beside(plan: Protocol, row: Row) -> str:
-    """The published average of a row, where the protocol is the paper's main one: a domain a site, full batches."""
-    same = plan.partition == DomainASite() and row.batch > SMALL_BATCH
-    return published(plan.images, row.variant) if same else "-"
+    """The published average of a row, where the protocol is the paper's main one: a domain a site."""
+    if plan.partition != DomainASite():
+        return "-"
+    return published_average(plan.images, row.variant, row.batch if row.batch <= SMALL_BATCH else None)
+
+
+def _published(plan: Protocol) -> list[str]:
+    """What is published of the protocol, below its table; once for each set."""
+    if isinstance(plan.partition, LabelSkew):
+        return published_skew(plan.partition.alpha)
+    return published_table(plan.images) if plan.main else []
 
 
 def _differences(plan: Protocol, found: Sequence[Row]) -> Iterator[str]:
@@ -90,16 +99,22 @@ def section(title: str, protocols: Sequence[str], results: Path = RESULTS) -> st
     if found:
         heads = ["method", "batch", "lr", "clipping", "seeds", *sorted(whole or {}), "mean", "published"]
         text += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(_line(row, plan) for row in found)]
-        if len(protocols) == 1:
-            text += ["", f"![Learning curves]({CURVES}/{title}.svg)"]
+        text += ["", *(f"![Learning curves of {name}]({CURVES}/{name}.svg)" for name in protocols)]
     if differences := list(_differences(plan, found)):
         ours = best(found, plan.ours)
         text += ["", f"`{plan.ours}` at its best batch size by validation ({ours.batch if ours else '-'}), less:", ""]
         text += [f"| method | points | 95 % interval | seeds | {plan.ours} is |", "|---|---|---|---|---|", *differences]
     done = {(row.variant, row.batch) for row in found if len(row.scores) == len(plan.seeds)}
     missing = [f"{variant} at {batch}" for variant, batch in wanted if (variant, batch) not in done]
-    if missing:
+    if missing and plan.absent:
+        text += [
+            "",
+            f"Not run: {plan.images} cannot be had here. `python -m benchmarks.paper fetch --list` says how to.",
+        ]
+    elif missing:
         text += ["", f"Not run yet with all seeds: {', '.join(missing)}."]
+    if known := _published(plan):
+        text += ["", *known]
     return "\n".join(text)
 
 
@@ -141,6 +156,7 @@ def report(results: Path = RESULTS) -> str:
     parts = [
         HEAD + NOT_COMPARABLE,
         summary(results),
+        forms(results),
         *(section(title, names, results) for title, names in sections().items()),
     ]
     return "\n\n".join([*parts, batch_one.section().strip(), lines.section().strip()]) + "\n"

@@ -36,9 +36,11 @@ from fedwon.server.engines.simulating import versions
 from fedwon.server.rounds.events import Event, RoundCommitted
 from fedwon.server.runs.federating import federate
 from fedwon.server.runs.run import Run
-from fedwon.server.store import MetricRow, Store
+from fedwon.server.store import MetricRow, Store, TaskRow
 
 RESULTS = ROOT / "benchmarks" / "results" / "paper"
+_SECONDS = "seconds"
+_ANSWERED = frozenset({"received", "averaged", "refused", "late"})
 
 
 @dataclass(frozen=True)
@@ -152,31 +154,35 @@ def _laid_out(result: dict[str, Any]) -> str:
 def _run(spec: Spec, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     data = with_test_part(data_home() / spec.plan.images, spec.plan.test_share)
-    domains = discover(data, only=spec.plan.domains)
-    sites = spec.plan.partition.sites(domains, spec.seed, CACHE / "partitions")
+    plan = spec.plan.on(discover(data))
+    domains = discover(data, only=plan.domains)
+    sites = plan.partition.sites(domains, spec.seed, CACHE / "partitions")
     config = spec.config
     everyone = ParticipationConfig(minimum=len(sites), fraction=config.participation.fraction, retries=0)
     config = config.model_copy(update={"participation": everyone, "admission": AdmissionConfig.unsuspecting()})
     store, unfinished = _store(folder)
     configs = {name: SiteConfig(data=where, threads=1) for name, where in sites.items()}
     grid = InProcessGrid(configs, Path.cwd(), folder=folder / LOCAL)
-    watcher = Watcher(spec, sites, spec.plan.partition.unseen(domains), folder)
-    started, failed = time.monotonic(), None
+    watcher = Watcher(spec, sites, plan.partition.unseen(domains), folder)
+    failed = None
     if unfinished:
         watcher.catch_up(Run.unfinished(store, folder))
     try:
-        outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
+        with worked(folder):
+            outcome = federate(grid, config, store, folder, listeners=[watcher.hear], resume=unfinished)
         shutil.copyfile(outcome.model, folder / "model.safetensors")
     except TooFewUpdates as error:  # a site's loss is not finite any more: a result like any other
         failed = error.message
-    history = _history(store, Run.open(store, folder).id)
+    run_id = Run.open(store, folder).id
+    history, traffic = _history(store, run_id), _traffic(store, run_id, folder)
     store.close()
     return {
         **asdict(spec),
         "rounds": config.rounds,
         "config": config.model_dump(mode="json"),
         "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": seconds_worked(folder),
+        "bytes": traffic,
         "resumed": unfinished,
         "failed": failed,
         "validation": history,
@@ -202,6 +208,34 @@ def _store(folder: Path) -> tuple[Store, bool]:
         _clear(folder)
         return Store(folder / "fedwon.db"), False
     return store, True
+
+
+@contextmanager
+def worked(folder: Path) -> Iterator[None]:
+    """Add the time that passes to what was worked on a run before it was broken off."""
+    before, started = seconds_worked(folder), time.monotonic()
+    try:
+        yield
+    finally:
+        (folder / _SECONDS).write_text(f"{before + time.monotonic() - started:.1f}", encoding="ascii")
+
+
+def seconds_worked(folder: Path) -> float:
+    """Seconds that a run took, in all its parts but those that were killed."""
+    path = folder / _SECONDS
+    return float(path.read_text(encoding="ascii")) if path.exists() else 0.0
+
+
+def _traffic(store: Store, run_id: str, folder: Path) -> int:
+    """Bytes that the run would have moved: nothing travels in one process, so a task is a model down, an answer one up.
+
+    The model is the last round's, which holds what is shared and no layer that a method keeps at its sites.
+    """
+    newest = max(folder.glob("runs/*/round-*.safetensors"), default=None)
+    model = newest.stat().st_size if newest else 0
+    with store.session() as session:
+        tasks = session.scalars(select(TaskRow).where(TaskRow.run == run_id)).all()
+    return model * (len(tasks) + sum(task.state in _ANSWERED for task in tasks))
 
 
 def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:

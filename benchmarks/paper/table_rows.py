@@ -71,13 +71,13 @@ class Row:
 
 
 def test_scores(result: Mapping[str, Any], plan: Protocol) -> dict[str, Any] | None:
-    """Test counts by domain of the reported round; with an unseen domain, of that alone."""
+    """Test counts by domain of the reported round; of an unseen domain alone, which has no other part."""
     number = reported_round(result, plan)
     if number is None:
         return None
-    tested = {name: site["test"] for name, site in result["scores"][number].items() if "test" in site}
-    without = getattr(plan.partition, "without", "")
-    return by_domain({without: tested[without]} if without else tested)
+    sites = result["scores"][number]
+    unseen = {name: site["test"] for name, site in sites.items() if site.keys() == {"test"}}
+    return by_domain(unseen or {name: site["test"] for name, site in sites.items() if "test" in site})
 
 
 def row(protocols: Sequence[str], variant: str, batch: int, results: Path) -> Row | None:

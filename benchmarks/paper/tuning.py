@@ -96,6 +96,12 @@ def chosen(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> 
     return best.lr, best.clipping
 
 
+def best_score(protocol: str, variant: str, batch: int, results: Path = RESULTS) -> float | None:
+    """The best mean over domains on validation images that tuning found, 0 to 1; None if nothing was tried."""
+    found = (_tried(protocol, variant, batch, lr, results) for lr in PROTOCOLS[protocol].rates(batch))
+    return max((score for score, _ in filter(None, found)), default=None)
+
+
 def specs(protocol: str, results: Path = RESULTS) -> Iterator[Spec]:
     """The runs of a protocol's table whose settings have been tuned, seed by seed."""
     for seed in PROTOCOLS[protocol].seeds:

@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.paper.protocols import PROTOCOLS
+from benchmarks.paper.report import report
+from benchmarks.paper.table_rows import test_scores as scores_on_test
+from fedwon.client.config import DataConfig
+from tests.server.comparison.test_paired import score
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -58,6 +64,9 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
     result = json.loads(kept.read_text(encoding="utf-8"))
     assert result["failed"] is None
     assert set(result["scores"]) == {"1"}
+    sites, model = len(result["scores"]["1"]), sum(path.stat().st_size for path in tmp_path.rglob("round-0001.safe*"))
+    assert result["bytes"] == 2 * sites * model
+    assert result["seconds"] > 0
     for site in result["scores"]["1"].values():
         assert set(site) == {"validation"}, "a trial must not look at test images"
         assert sum(site["validation"]["class_correct"]) == site["validation"]["correct"]
@@ -71,6 +80,7 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
         paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--clipping", "0.16", "--rounds", "1")
         again = json.loads(kept.read_text(encoding="utf-8"))
         assert again["resumed"]
+        assert again["seconds"] >= result["seconds"], "what was worked before the kill counts"
         assert again["scores"] == result["scores"]
 
     scores = json.loads(
@@ -101,6 +111,30 @@ def test_classes_that_the_model_does_not_know_are_an_error_that_says_so(tmp_path
     )
     (domains,) = scores["magnetic_tile"].values()
     assert all("class" in score["error"] for score in domains.values())
+
+
+def test_a_stand_in_gives_way_to_what_it_stands_for():
+    digits, left_out = PROTOCOLS["digits"], PROTOCOLS["digits_without_synth_like"]
+    here = {"mnist", "mnist_m", "svhn", "synth_like", "usps"}
+    there = {"mnist", "mnist_m", "svhn", "synth_digits", "usps"}
+    assert digits.on(here) == digits
+    assert left_out.on(here) == left_out
+    assert set(digits.on(there).domains) == there
+    assert left_out.on(there).partition.unseen(dict.fromkeys(there, DataConfig(path="x"))).keys() == {"synth_digits"}
+    assert PROTOCOLS["office"].on({"amazon"}) == PROTOCOLS["office"]
+
+
+def test_an_unseen_domain_is_scored_alone():
+    both = {part: score([1, 0], [2]) for part in ("validation", "test")}
+    result = {"failed": None, "scores": {"20": {"seen": both, "unseen": {"test": score([1, 1], [2])}}}}
+    assert scores_on_test(result, PROTOCOLS["digits_small"]).keys() == {"unseen"}
+    del result["scores"]["20"]["unseen"]
+    assert scores_on_test(result, PROTOCOLS["digits_small"]).keys() == {"seen"}
+
+
+def test_the_page_is_what_report_makes_of_the_committed_results():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == report(), "run `python -m benchmarks.paper report` and commit what it writes"
 
 
 def test_there_must_be_a_checkpoint(tmp_path, image_sets):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.paper.forms import forms
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import section
 from benchmarks.paper.running import Spec, result_path
@@ -94,6 +95,13 @@ def test_all_sets(tmp_path):
     for protocols in SETS.values():
         results_of(tmp_path, protocols[0], {"fedwon": 0.9, "fedavg": 0.5, "fedbn": 0.6})
     assert "**FedWon is ahead of both on all 4 sets, with intervals that exclude zero.**" in summary(tmp_path)
+
+
+def test_the_recipe_stands_beside_the_forms_that_were_tuned(tmp_path):
+    results_of(tmp_path, "digits", {"fedwon": 0.9, "fedwon_paper": 0.9})
+    results_of(tmp_path, "pacs", {"fedwon": 0.9})
+    (row,) = (line for line in forms(tmp_path).splitlines() if line.startswith(("| digits ", "| pacs ")))
+    assert row == "| digits | 32 | 90.0 | - | 90.0 |"
 
 
 def test_a_table_names_what_is_missing(tmp_path):
