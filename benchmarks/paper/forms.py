@@ -20,8 +20,8 @@ def forms(results: Path) -> str:
         [
             "## The recipe on validation images",
             "",
-            "The best tuning run of each form of FedWon (seed 101): mean over domains on validation images, in %. With one",
-            "seed a point or two is no difference; test images, with intervals, are below.",
+            "The best tuning run of each form of FedWon (seed 101): mean over domains on validation images, in %. With",
+            "one seed a point or two is no difference; test images, with intervals, are below.",
             "",
             f"| protocol | batch | {' | '.join(NAMES[form] for form in (OURS, *FORMS))} |",
             "|---|---|---|---|---|",
