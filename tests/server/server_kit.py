@@ -39,7 +39,7 @@ CLASSES = ("bad", "good")
 PATIENCE = 60.0  # seconds until a test that hangs is given up; none waits that long
 
 
-def small_run(  # noqa: PLR0913
+def small_run(
     *, classes=CLASSES, rounds=2, weights="examples", up="plain", down="plain", aggregation=None, **participation
 ) -> RunConfig:
     return RunConfig(

@@ -36,7 +36,7 @@ def slow_steps(model, means, momentum, lr):
         yield model, velocity
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shape=shapes,
     dtype=st.sampled_from(["float16", "float32", "float64"]),
@@ -125,7 +125,7 @@ def test_a_late_update_counts_by_what_it_changed(tmp_path, rule):
         {"w": "float64", "s": "float64"},
     )
     np.testing.assert_allclose(made["w"].numpy(), model["w"].numpy().astype(np.float64) + moved, rtol=1e-12)
-    np.testing.assert_array_equal(made["s"].numpy(), [7.0])
+    np.testing.assert_allclose(made["s"].numpy(), [7.0], rtol=1e-12)
 
 
 def test_a_late_update_in_a_mean_of_many_blocks(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 
 from fedwon.common.arrays import open_record
 from fedwon.common.errors import BrokenFile
+from fedwon.common.model_file import network
+from fedwon.common.round_settings import RetentionConfig
 from fedwon.common.run_config import RunConfig
 from fedwon.models import local_names, trainable_names
-from fedwon.common.model_file import network
 from fedwon.server.rounds.strategy import FedWon
 from fedwon.server.runs.checkpoints import Checkpoints
 from fedwon.server.runs.run import Run
@@ -20,6 +21,8 @@ from tests.server.secure.secure_kit import Sites, secure_run
 from tests.server.server_kit import FakeGrid, answering, rows, same, shifted, small_run
 
 MOMENTUM = {"server_momentum": 0.5}
+DISAGREEING = {"a": answering(0.1, 30), "b": answering(-0.1, 10)}
+"""Sites whose mean moves the model by 0.05 a round."""
 
 
 def files(run, pattern):
@@ -32,7 +35,7 @@ def arrays(record):
 
 def trained(run, rounds=3):
     """A whole run whose sites disagree."""
-    grid = FakeGrid({"a": answering(0.1, 30), "b": answering(-0.3, 10)})
+    grid = FakeGrid(dict(DISAGREEING))
     start(run, grid, rounds=rounds)
     return run
 
@@ -57,7 +60,7 @@ def test_a_run_is_the_obvious_one(make_run, momentum, lr):
     run = make_run(rounds=3, aggregation={"server_momentum": momentum, "server_lr": lr})
     first = arrays(run.last()[1])
     trained(run)
-    for number, (model, velocity) in enumerate(slow_rounds(first, [(0.1, -0.3)] * 3, momentum, lr), start=1):
+    for number, (model, velocity) in enumerate(slow_rounds(first, [(0.1, -0.1)] * 3, momentum, lr), start=1):
         found = arrays(run.model(number))
         assert {name: values.tobytes() for name, values in found.items()} == {
             name: values.tobytes() for name, values in model.items()
@@ -70,27 +73,24 @@ def test_a_run_is_the_obvious_one(make_run, momentum, lr):
             assert all(kept[name].numpy().tobytes() == values.tobytes() for name, values in velocity.items())
 
 
-@pytest.mark.parametrize("down", ["plain", "int8"])
-def test_off_gives_the_bits_of_before(make_run, down, monkeypatch):
+def test_off_gives_the_bits_of_before(make_run, monkeypatch):
     """Nothing of the step is so much as looked at."""
     from fedwon.server.rounds import strategy
 
-    plain = trained(make_run(rounds=3, down=down))
+    plain = trained(make_run(rounds=3))
     monkeypatch.setattr(strategy, "step", None)
     monkeypatch.setattr(strategy, "caught_up", None)
-    off = trained(make_run(rounds=3, down=down, aggregation={"server_momentum": 0.0, "server_lr": 1.0}))
+    off = trained(make_run(rounds=3, aggregation={"server_momentum": 0.0, "server_lr": 1.0}))
     assert all(same(plain.model(number), off.model(number)) for number in range(4))
     assert files(off, "*.velocity") == {}
 
 
-@pytest.mark.parametrize("down", ["plain", "int8"])
-def test_momentum_changes_the_second_round_and_not_the_first(make_run, down):
-    plain = trained(make_run(rounds=3, down=down))
-    moved = trained(make_run(rounds=3, down=down, aggregation=MOMENTUM))
-    means = [np.mean([v.mean() for v in arrays(run.model(2)).values()]) for run in (plain, moved)]
-    for name, values in arrays(moved.model(1)).items():
-        np.testing.assert_allclose(values, plain.model(1)[name].numpy(), atol=1e-2 if down == "int8" else 1e-6)
-    assert means[0] != pytest.approx(means[1], abs=1e-4)
+def test_the_model_that_sites_get_is_the_one_that_the_step_is_taken_from(make_run):
+    """With a lossy codec on the way down as well: what it rounds away of one step, the next does not miss."""
+    run = trained(make_run(rounds=3, down="int8", aggregation=MOMENTUM))
+    for name, array in run.model(3).items():
+        steps = 0.05 * (1 + 1.5 + 1.75)
+        np.testing.assert_allclose(array.numpy() - run.model(0)[name].numpy(), steps, atol=2e-3)
 
 
 # ---- kills
@@ -114,22 +114,19 @@ def after(monkeypatch, kind, name, nth):
     monkeypatch.setattr(kind, name, dying)
 
 
-@pytest.mark.parametrize("down", ["plain", "int8"])
 @pytest.mark.parametrize(
-    ("kind", "name", "nth"),
+    ("kind", "name", "nth", "down"),
     [
-        (FedWon, "configure_train", 2),
-        (FedWon, "_averaged", 2),
-        (Checkpoints, "write_velocity", 1),
-        (Checkpoints, "write_velocity", 2),
-        (Checkpoints, "write", 2),
-        (Checkpoints, "row", 2),
-        (Run, "averaged", 2),
-        (Run, "commit", 2),
+        (FedWon, "_averaged", 2, "plain"),
+        (Checkpoints, "write_velocity", 1, "plain"),
+        (Checkpoints, "write_velocity", 2, "int8"),
+        (Checkpoints, "write", 3, "plain"),
+        (Run, "averaged", 2, "int8"),
+        (Run, "commit", 2, "plain"),
     ],
 )
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(  # noqa: PLR0917
-    make_run, store, tmp_path, monkeypatch, down, kind, name, nth
+    make_run, store, tmp_path, monkeypatch, kind, name, nth, down
 ):
     settings = {"rounds": 3, "down": down, "aggregation": MOMENTUM}
     undisturbed, run = trained(make_run(**settings)), make_run(**settings)
@@ -142,7 +139,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(  # noqa: PLR0917
     assert again.id == run.id
     again.take_up()
     done = again.last()[0]
-    start(again, FakeGrid({"a": answering(0.1, 30), "b": answering(-0.3, 10)}), done=done, rounds=3 - done)
+    start(again, FakeGrid(dict(DISAGREEING)), done=done, rounds=3 - done)
     for number in range(4):
         assert same(again.model(number), undisturbed.model(number))
     assert list(files(again, "*.velocity")) == [f"round-000{number}.velocity" for number in (1, 2, 3)]
@@ -162,13 +159,13 @@ def test_a_lost_velocity_costs_a_round_and_no_bits(make_run, store, damage):
     run.take_up()
     assert run.last()[0] == 2
     assert "round-0003.velocity" in next(row.detail for row in rows(store, AuditRow) if "damaged" in row.action)
-    start(run, FakeGrid({"a": answering(0.1, 30), "b": answering(-0.3, 10)}), done=2)
+    start(run, FakeGrid(dict(DISAGREEING)), done=2)
     assert files(run, "round-*.velocity") == {name: data for name, data in before.items() if "velocity" in name}
     assert files(run, "round-*.safetensors") == {name: data for name, data in before.items() if "tensors" in name}
 
 
 def test_without_any_whole_velocity_the_run_says_so(make_run):
-    run = trained(make_run(rounds=2, aggregation=MOMENTUM))
+    run = trained(make_run(rounds=2, aggregation=MOMENTUM), rounds=2)
     for number in (0, 1):
         run.model_path(number).unlink()
     run.checkpoints.velocity_path(2).unlink()
@@ -186,11 +183,14 @@ def test_a_velocity_that_was_changed_during_the_run_is_not_used(make_run):
 
 
 def test_the_velocity_goes_with_its_model(make_run, store):
-    run = trained(make_run(rounds=8, aggregation=MOMENTUM), rounds=8)
+    rules = RetentionConfig(rounds=2)
+    run = make_run(rounds=4, aggregation=MOMENTUM)
+    run.config = run.config.model_copy(update={"retention": rules})
+    trained(run, rounds=4)
     kept = {name.partition(".")[0] for name in files(run, "*.safetensors")}
-    assert len(kept) < 8
+    assert len(kept) < 5
     assert {name.partition(".")[0] for name in files(run, "*.velocity")} == kept - {"round-0000"}
-    assert [row.velocity is None for row in rows(store, RoundRow)] == [True, *[False] * 8]
+    assert [row.velocity is None for row in rows(store, RoundRow)] == [True, *[False] * 4]
 
 
 # ---- whom it concerns
@@ -207,7 +207,7 @@ def test_sites_and_those_who_use_the_model_get_nothing_of_it(make_run):
     for message in told:
         assert list(message.content.array_records) == ["arrays"]
         assert list(message.content["arrays"]) == list(run.model(0))
-        assert not any("momentum" in key or "server_lr" in key for key in message.content["config"])
+        assert not any("server_" in key or "aggregation" in key for key in message.content["config"])
     plain = trained(make_run(rounds=1), rounds=1).model(1)
     assert open_record(run.model_path(1)).metadata.keys() == plain.metadata.keys()
     velocity = run.checkpoints.velocity(2).blob.digest
@@ -269,7 +269,7 @@ def test_robust_rules(make_run, rule):
     run.config = run.config.model_copy(update={"admission": run.config.admission.unsuspecting()})
     start(run, FakeGrid(sites), rounds=2)
     first, second = steps_by_its_velocity(run)
-    step, again = (abs(velocity["fc1.weight"].numpy()).max() for velocity in (first, second))
+    step, again = (max(abs(one.numpy()).max() for one in velocity.values()) for velocity in (first, second))
     assert 0 < step <= 0.1001
     assert again == pytest.approx(1.5 * step, rel=1e-3)
 
