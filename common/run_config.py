@@ -142,6 +142,22 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _the_server_steps_on_what_is_shared(self) -> Self:
+        if not self.aggregation.steps:
+            return self
+        if self.rules.keeps == "everything":
+            raise ValueError(
+                f"`aggregation.server_momentum` and `server_lr` have nothing to move with method `{self.method}`, "
+                "which shares nothing; leave them out, or use another method"
+            )
+        if self.training.weights_sent == "standardized":
+            raise ValueError(
+                "`aggregation.server_momentum` and `server_lr` cannot go with `training.weights_sent: standardized`: "
+                "the step would be, for the most part, that from raw weights to standardized ones; send them `raw`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _masked_updates_cannot_be_looked_at(self) -> Self:
         if not self.aggregation.secure.enabled:
             return self

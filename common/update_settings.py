@@ -97,6 +97,12 @@ class AggregationConfig(Settings):
     staleness: float = Field(default=0.5, ge=0)
     """An update that is s rounds late weighs (1 + s) ** -staleness as much as it would in time; see
     `participation.late_rounds`."""
+    server_momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum at the server (FedAvgM): the share of each round's step that the next round takes again; 0: off. Steps
+    that agree add up to 1 / (1 - this) of one, so smaller rates at the sites may be needed. Statistics and counters of
+    batch norm have none. Each model is kept with its velocity, which takes as much disk again; relays have none."""
+    server_lr: float = Field(default=1.0, gt=0, le=10)
+    """Length of the server's step: 1 goes as far as the mean of the updates (FedAvg), less stays behind it."""
     secure: SecureConfig = SecureConfig()
     """Masked updates."""
 
@@ -114,6 +120,11 @@ class AggregationConfig(Settings):
             "norm_clipping": 1 if self.clip_norm is not None else 3,
         }
         return needs[self.rule]
+
+    @property
+    def steps(self) -> bool:
+        """Whether the next model is another than the one that the rule makes of the updates."""
+        return self.server_momentum > 0 or self.server_lr != 1.0
 
     @property
     def needs_single_sites(self) -> bool:

@@ -37,7 +37,7 @@ from fedwon.models.normalizations import NORMALIZATIONS, Normalization, UnknownN
 from fedwon.models.offset_conv import OffsetWSConv2d
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.resnet import ResNet18
-from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights
+from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights, trainable_names
 from fedwon.models.torchvision_networks import PREFIX as TORCHVISION
 from fedwon.models.ws_conv import WSConv2d
 from fedwon.models.ws_linear import WSLinear
@@ -88,5 +88,6 @@ __all__ = [
     "normalization_layers",
     "register",
     "standardize_weights",
+    "trainable_names",
     "unitwise_norm",
 ]

@@ -53,6 +53,16 @@ def local_names(model: nn.Module, keeps: Keeps) -> frozenset[str]:
     )
 
 
+def trainable_names(model: nn.Module) -> frozenset[str]:
+    """Names, as in ``model.state_dict()``, of the tensors that training moves: no statistics, counters or constants.
+
+    Args:
+        model: Any network.
+    """
+    named = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, parameter in named if parameter.requires_grad)
+
+
 def freeze_statistics(model: nn.Module) -> None:
     """Let normalization layers use their running statistics while the rest trains, and leave these as they are.
 

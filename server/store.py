@@ -143,6 +143,7 @@ class RoundRow(Base):
     size: Mapped[int]
     seconds: Mapped[float]
     committed: Mapped[datetime] = mapped_column(default=now)
+    velocity: Mapped[str | None]  # digest of what the server's momentum goes on with, where it has some
 
 
 class TaskRow(Base):

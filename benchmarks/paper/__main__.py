@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.sources import SOURCES
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import pending, rows, specs
+from benchmarks.paper.variants import VARIANTS
 from fedwon.common import logs
 
 DOCS = ROOT / "docs"
@@ -37,7 +39,7 @@ def _arguments() -> argparse.Namespace:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
-        command.add_argument("--variant", action="append", help="only this row of the table")
+        command.add_argument("--variant", choices=sorted(VARIANTS), action="append", help="only this row of the table")
         command.add_argument("--batch", type=int, action="append", help="only this batch size")
         command.add_argument("--seed", type=int, action="append", help="only this seed")
         if name == "try":
@@ -62,7 +64,9 @@ def _wanted(arguments: argparse.Namespace) -> Iterable[Spec]:
     for protocol in arguments.protocol or PROTOCOLS:
         if arguments.command == "try":
             own = (arguments.lr, arguments.clipping, TRIAL_SEED, arguments.rounds)
-            found = [Spec(protocol, variant, batch, *own) for variant, batch in rows(protocol)]
+            named = product(arguments.variant or (), arguments.batch or ())  # also what no table has
+            tried = dict.fromkeys([*rows(protocol), *named])
+            found = [Spec(protocol, variant, batch, *own) for variant, batch in tried]
         else:
             found = list(specs(protocol, arguments.results))
         for spec in found:

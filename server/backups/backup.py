@@ -28,6 +28,7 @@ from fedwon.common.errors import ConfigMissing, FolderTaken, StorageError
 from fedwon.common.files import move
 from fedwon.common.system_errors import storage_error
 from fedwon.common.version import VERSION
+from fedwon.server.runs.checkpoints import velocity_of
 from fedwon.server.serving import CONFIG_NAME
 
 DATABASE, MANIFEST = "fedwon.db", "backup.json"
@@ -45,8 +46,8 @@ class Backup:
         path: the tar file.
         files: its files.
         size: bytes of it.
-        damaged: committed models that are missing or not what was committed, as paths in the server's folder; they were
-            so before.
+        damaged: committed models, and velocities, that are missing or not what was committed, as paths in the server's
+            folder; they were so before.
     """
 
     path: Path
@@ -175,12 +176,19 @@ def _damaged(snapshot: Path, digests: dict[str, str]) -> tuple[str, ...]:
     That older ones are missing is in order: the server keeps the newest few (`run.retention`).
     """
     with closing(sqlite3.connect(snapshot)) as connection:
-        rows = connection.execute("SELECT run, path, digest FROM rounds ORDER BY run, number").fetchall()
-    newest = {run: path for run, path, _ in rows}
+        known = {column for _, column, *_ in connection.execute("PRAGMA table_info(rounds)")}
+        velocity = "velocity" if "velocity" in known else "NULL"  # no server of this version has opened it yet
+        query = f"SELECT run, path, digest, {velocity} FROM rounds ORDER BY run, number"  # noqa: S608
+        rows = connection.execute(query).fetchall()
+    newest = {run: path for run, path, *_ in rows}
+    files = (
+        (f"runs/{run}/{file}", digest, newest[run] == path)
+        for run, path, model, moving in rows
+        for file, digest in ((path, model), (velocity_of(Path(path)), moving))
+        if digest is not None
+    )
     return tuple(
-        name
-        for run, path, digest in rows
-        if (found := digests.get(name := f"runs/{run}/{path}")) != digest and (found is not None or newest[run] == path)
+        name for name, digest, last in files if (found := digests.get(name)) != digest and (found is not None or last)
     )
 
 

@@ -23,7 +23,7 @@ from fedwon.client.link.site_link import Link
 from fedwon.client.training import progress
 from fedwon.client.training.sending import ARRAYS
 from fedwon.common import notify
-from fedwon.common.errors import FedwonError, RunMissing, SecureError, Stopped
+from fedwon.common.errors import ConfigError, FedwonError, RunMissing, SecureError, Stopped
 from fedwon.common.secagg.stages import SECURE
 from fedwon.common.surveys import Survey, summed
 from fedwon.common.task_config import TaskConfig
@@ -51,6 +51,7 @@ def run_relay(home: Home, listener: Listener) -> None:
 
     Raises:
         ConfigMissing: it has no parent yet.
+        ConfigError: it should take the server's step, which is its parent's.
         SecureError: its sites should mask their updates.
         PortInUse: another process listens on one of the ports.
         Refused, VersionGap, DuplicateSite: the parent does not take this relay.
@@ -61,6 +62,12 @@ def run_relay(home: Home, listener: Listener) -> None:
         raise SecureError(
             "A relay adds up the updates of its sites, which it sees: `run.aggregation.secure` cannot be had below it.",
             hint="Let the sites join the server at the top, or take `aggregation.secure` out of this server.yaml.",
+        )
+    if home.config.run.aggregation.steps:
+        raise ConfigError(
+            "A relay sends the mean of its sites, and the step beyond it is its parent's: "
+            "`run.aggregation.server_momentum` and `server_lr` cannot be had here.",
+            hint="Set them in the server.yaml of the server at the top, and take them out of this one.",
         )
     config = parent_of(home.folder)
     home.store.audit("relay started", home.config.federation, f"of {config.server}", actor=operator())

@@ -25,8 +25,9 @@ from fedwon.common.errors import FedwonError, Stopped, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.surveys import Survey
-from fedwon.models import local_names
+from fedwon.models import local_names, trainable_names
 from fedwon.server.admission.suspension import suspended
+from fedwon.server.aggregation.momentum import caught_up, step
 from fedwon.server.aggregation.private_mean import private_mean, releases_of
 from fedwon.server.aggregation.robust import aggregate
 from fedwon.server.identity.naming import listed
@@ -89,7 +90,9 @@ class FedWon(FedAvg):
         self._surveys: dict[str, Survey | None] = {}
         self._content = RecordDict()
         self._late: dict[str, Message] = {}
-        self._local = local_names(network(run.task(0)), run.config.rules.keeps)
+        trained = network(run.task(0))
+        self._local = local_names(trained, run.config.rules.keeps)
+        self._moving = trainable_names(trained) - self._local
         last = run.last()[1]
         self._reference: ArrayRecord = last
         self._answers = Answers(run, grid, self._shared(self._reference), self._surveys)
@@ -281,9 +284,25 @@ class FedWon(FedAvg):
         self._stop_if(self.tracked.wish)  # the round in hand may never end
 
     def _averaged(self, counting: Sequence[Accepted]) -> ArrayRecord:
-        """Make the updates of a round one."""
-        updates, starts = [one.update for one in counting], [one.start for one in counting]
-        return aggregate(updates, starts, self.tracked.config.aggregation, self._types())
+        """Make the updates of a round one; where the server steps, a late one counts by what it changed alone."""
+        rules = self.tracked.config.aggregation
+        pairs = [(one.update, one.start) for one in counting]
+        if rules.steps:
+            pairs = [
+                caught_up(update, start, self._reference, self._moving) if update.rounds_late else (update, start)
+                for update, start in pairs
+            ]
+        return aggregate([update for update, _ in pairs], [start for _, start in pairs], rules, self._types())
+
+    def _stepped(self, number: int, mean: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord | None]:
+        """Return the next model, by default the mean as it is, and what the server's momentum goes on with."""
+        rules = self.tracked.config.aggregation
+        if not rules.steps:
+            return mean, None
+        keeps = rules.server_momentum > 0
+        before = self.tracked.checkpoints.velocity(number - 1) if keeps else None
+        made = step(self._reference, mean, before, self._moving, momentum=rules.server_momentum, lr=rules.server_lr)
+        return made.model, made.velocity if keeps else None
 
     def _private_mean(self, counting: Sequence[Accepted]) -> tuple[ArrayRecord, dict[str, Any]]:
         """Make the updates of a round one with noise; return with it what to keep count of."""
@@ -307,10 +326,12 @@ class FedWon(FedAvg):
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
         # What stays at the sites keeps its first value in the global model: sites start from it.
         whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
+        whole, velocity = self._stepped(number, whole)
         whole, delta = self._as_sites_get_it(number, whole)
         seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
         costs["told"] = {one.update.site: spent for one in counting if (spent := _epsilon(one)) is not None}
-        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, averaged=tasks, delta=delta, **costs)
+        costs |= {"delta": delta, "velocity": velocity, "averaged": tasks}
+        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, **costs)
         self._announce(number, stored)
         self._close(number, missing)
         return stored, metrics

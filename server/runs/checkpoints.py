@@ -1,9 +1,10 @@
 """The global model after each round: a safetensors file, a manifest beside it, and a row in the database.
 
 `round-0007.safetensors` is the model after round 7 (0: before any training), `round-0007.json` says what it is,
-`round-0007.delta`, where the run has a codec for the way down, makes it of the model after round 6. A round
-counts when its file has its final name and its row is committed, in this order. Old files go (`retention`); manifests
-and rows stay.
+`round-0007.delta`, where the run has a codec for the way down, makes it of the model after round 6, and
+`round-0007.velocity`, a safetensors file too, is what the server's momentum goes on with, for itself alone. A round
+counts when its files have their final names and its row is committed, in this order. Old files go (`retention`);
+manifests and rows stay.
 """
 
 from __future__ import annotations
@@ -78,6 +79,32 @@ class Checkpoints:
         """
         write_record(delta, self.delta_path(number), {OF_MODEL: json.dumps(metadata)}, packing=ZSTD)
 
+    def write_velocity(self, number: int, velocity: ArrayRecord) -> str:
+        """Keep what the server's momentum goes on with after a round; return its digest.
+
+        Raises:
+            DiskFull: no space left.
+        """
+        return write_record(velocity, self.velocity_path(number), sync_folder=False).digest  # the model's turn is next
+
+    def velocity_path(self, number: int) -> Path:
+        """Return the file of what the server's momentum goes on with after a round."""
+        return velocity_of(self.path(number))
+
+    def velocity(self, number: int) -> StoredRecord | None:
+        """Return what the server's momentum goes on with after a committed round, its digest checked; None: at rest.
+
+        Raises:
+            BrokenFile: the file is not the one that was committed.
+            RunMissing: that round was not committed.
+            StorageError: there is no such file, or it cannot be read.
+        """
+        with self._store.session() as session:
+            row = session.get(RoundRow, (self._run, number))
+        if row is None:
+            raise RunMissing(f"Run {self._run} has no committed round {number}.")
+        return None if row.velocity is None else self._opened(row.velocity, self.velocity_path(number))
+
     def delta_path(self, number: int) -> Path:
         """Return the file that makes the model of a round of the one before."""
         return self.path(number).with_suffix(".delta")
@@ -99,10 +126,10 @@ class Checkpoints:
             return None
         return Delta(Blob(path, sha256_file(path), size, ZSTD), base=rows[0].digest)
 
-    def row(self, number: int, blob: Blob, seconds: float) -> RoundRow:
-        """Return the row that makes a round count."""
+    def row(self, number: int, blob: Blob, seconds: float, velocity: str | None = None) -> RoundRow:
+        """Return the row that makes a round count; `velocity` is the digest of its velocity, where it has one."""
         file = {"path": blob.path.name, "digest": blob.digest, "size": blob.size}
-        return RoundRow(run=self._run, number=number, **file, seconds=seconds, committed=now())
+        return RoundRow(run=self._run, number=number, **file, seconds=seconds, committed=now(), velocity=velocity)
 
     def here(self) -> list[int]:
         """Return the rounds whose model is on the disk, committed or not."""
@@ -116,7 +143,7 @@ class Checkpoints:
             RunMissing: nothing was committed.
         """
         for row in self._rows():
-            return row.number, self._opened(row)
+            return row.number, self._model(row)
         raise RunMissing(f"Run {self._run} has no committed round.")
 
     def model(self, number: int) -> StoredRecord:
@@ -136,7 +163,7 @@ class Checkpoints:
                 f"{', '.join(map(str, here))}.",
                 hint="`run.retention.rounds` in server.yaml says how many are kept.",
             )
-        return self._opened(rows[number])
+        return self._model(rows[number])
 
     def publish(self) -> Path:
         """Give the last model the name `model.safetensors` as well, and return that file.
@@ -178,12 +205,16 @@ class Checkpoints:
             raise BrokenFile(f"No model of run {self._run} is whole any more. {lost[0]}", hint=NONE_LEFT)
 
     def _damage(self, row: RoundRow) -> str | None:
-        if not (self._folder / row.path).exists():
-            return f"{self._folder / row.path} is gone."
-        try:
-            self._opened(row)
-        except BrokenFile as error:
-            return error.message
+        path = self._folder / row.path
+        for digest, file in ((row.digest, path), (row.velocity, velocity_of(path))):
+            if digest is None:
+                continue
+            if not file.exists():
+                return f"{file} is gone."
+            try:
+                self._opened(digest, file)
+            except BrokenFile as error:
+                return error.message
         return None
 
     def _forget_after(self, number: int, lost: Sequence[str]) -> None:
@@ -202,8 +233,17 @@ class Checkpoints:
             rows = session.scalars(query).all()
         yield from rows
 
-    def _opened(self, row: RoundRow) -> StoredRecord:
-        record = open_record(self._folder / row.path)
-        if record.blob.digest != row.digest:
-            raise BrokenFile(f"{record.blob.path} is not the file that was committed (its digest differs).")
+    def _model(self, row: RoundRow) -> StoredRecord:
+        return self._opened(row.digest, self._folder / row.path)
+
+    @staticmethod
+    def _opened(digest: str, path: Path) -> StoredRecord:
+        record = open_record(path)
+        if record.blob.digest != digest:
+            raise BrokenFile(f"{path} is not the file that was committed (its digest differs).")
         return record
+
+
+def velocity_of(model: Path) -> Path:
+    """Return the file beside a round's model with what the server's momentum goes on with."""
+    return model.with_suffix(".velocity")

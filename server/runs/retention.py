@@ -130,6 +130,7 @@ def let_go(checkpoints: Checkpoints, store: Store, run: str, config: RunConfig, 
     for number in superseded(here, newest, keep, best):
         _delete(checkpoints.path(number))
         _delete(checkpoints.delta_path(number))
+        _delete(checkpoints.velocity_path(number))
 
 
 def prune_quarantine(folder: Path, settings: RetentionConfig, newest: Path) -> None:

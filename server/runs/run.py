@@ -180,12 +180,13 @@ class Run(Bookkeeping):
         seconds: float,
         sites: Sequence[str],
         delta: ArrayRecord | None = None,
+        velocity: ArrayRecord | None = None,
         averaged: Iterable[str] = (),
         releases: Mapping[str, int] = NOTHING,
         told: Mapping[str, float] = NOTHING,
         clip: float | None = None,
     ) -> StoredRecord:
-        """Make a round count: checkpoint and manifest by atomic rename, then one transaction.
+        """Make a round count: its files, each by atomic rename, then one transaction.
 
         Models that are not kept any more go after that.
 
@@ -195,6 +196,7 @@ class Run(Bookkeeping):
             seconds: how long the round took.
             sites: whose updates are in it.
             delta: what makes it of the model before, in a codec.
+            velocity: what the server's momentum goes on with.
             averaged: the tasks that these updates came of.
             releases: what it cost in privacy of whole sites: see `fedwon.server.runs.privacy_spent`.
             told: what it cost in privacy of single images, by site.
@@ -206,11 +208,12 @@ class Run(Bookkeeping):
         Raises:
             DiskFull: no space left; the round before is untouched.
         """
+        moving = None if velocity is None else self.checkpoints.write_velocity(number, velocity)
         blob = self._checkpoint(number, record, sites)
         if delta is not None:
             self.checkpoints.write_delta(number, delta, describe(self.task(number)))
         with self.together() as session:
-            session.merge(self.checkpoints.row(number, blob, seconds))
+            session.merge(self.checkpoints.row(number, blob, seconds, moving))
             self.averaged(averaged)
             add_round(session.get_one(RunRow, self.id), releases, told, clip)
         self.tell(RoundCommitted(number, seconds, blob.path, tuple(sites)))

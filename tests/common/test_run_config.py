@@ -11,6 +11,7 @@ from fedwon.common.recipes import RECIPES
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.task_settings import ModelConfig
+from fedwon.common.update_settings import AggregationConfig
 
 positive = st.floats(1e-6, 1e6)
 channels = st.sampled_from([1, 3])
@@ -283,3 +284,37 @@ def test_what_cannot_be_with_masked_updates(changes, said):
     }
     with pytest.raises(ConfigError, match=said):
         parse(RunConfig, content, "test")
+
+
+@pytest.mark.parametrize("rules", [{"server_momentum": 0.9}, {"server_lr": 0.5}])
+def test_the_servers_step_needs_something_shared_and_raw(rules):
+    assert not AggregationConfig().steps
+    config = parse(RunConfig, {"aggregation": rules}, "test")
+    assert config.aggregation.steps
+    assert parse(RunConfig, config.model_dump(mode="json"), "kept") == config
+    with pytest.raises(ConfigError, match="have nothing to move with method `standalone`, which shares nothing"):
+        parse(RunConfig, {"aggregation": rules, "method": "standalone"}, "test")
+    with pytest.raises(ConfigError, match=r"cannot go with `training.weights_sent: standardized`"):
+        parse(RunConfig, {"aggregation": rules, "training": {"weights_sent": "standardized"}}, "test")
+
+
+@pytest.mark.parametrize("also", [{"method": "fedbn"}, {"method": "silobn"}, {"method": "fixbn"}, SECURE, "private"])
+def test_the_servers_step_goes_with(also):
+    content = {"privacy": {"sites": {"noise": 5.0}}} if also == "private" else also
+    rules = {**content.get("aggregation", {}), "server_momentum": 0.9}
+    assert parse(RunConfig, {**content, "aggregation": rules}, "test").aggregation.steps
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"server_momentum": 1.0}, "`aggregation.server_momentum`.*less than 1"),
+        ({"server_momentum": -0.1}, "`aggregation.server_momentum`.*greater than or equal to 0"),
+        ({"server_lr": 0}, "`aggregation.server_lr`.*greater than 0"),
+        ({"server_lr": 11}, "`aggregation.server_lr`.*less than or equal to 10"),
+        ({"server_momentum": float("nan")}, "`aggregation.server_momentum`"),
+    ],
+)
+def test_momentum_and_rate_of_the_server_have_bounds(rules, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(RunConfig, {"aggregation": rules}, "test")

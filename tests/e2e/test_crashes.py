@@ -9,10 +9,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from fedwon.server.store import Store, TaskRow
+from tests.e2e import faults
 from tests.e2e.fleet import SITES, Fleet, wait_until
 from tests.server.server_kit import rows
 
@@ -184,6 +186,30 @@ def test_of_the_server_before_the_run_exists(fleet, undisturbed):
         site.end()
     assert fleet.digests() == undisturbed
     assert fleet.status()["state"] == "finished"
+
+
+def velocities(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("round-*.velocity")}
+
+
+def test_of_the_server_with_a_velocity(fleets, tmp_path):
+    """Momentum's velocity after round 2 is on the disk and round 2 is not committed: it is made again, of the first."""
+    changes = {"aggregation": {"server_momentum": 0.9}}
+    undisturbed, fleet = faults.undisturbed(tmp_path / "undisturbed", *SITES, **changes), fleets(**changes)
+    for site in SITES:
+        fleet.site(site)
+    fault = {"point": "fedwon.server.runs.checkpoints:Checkpoints.write_velocity", "when": "after", "nth": 2}
+    server = fleet.start_server(fault=fault)
+    sites = [fleet.start_site(site, "--until-finished") for site in SITES]
+    died(server)
+    assert sorted(velocities(fleet.runs()[-1])) == ["round-0001.velocity", "round-0002.velocity"]
+    assert not (fleet.runs()[-1] / "round-0002.safetensors").exists()
+    fleet.start_server("--resume").end()
+    for site in sites:
+        site.end()
+    check(fleet, undisturbed, {})
+    [simulated] = (tmp_path / "undisturbed" / "runs").iterdir()
+    assert velocities(fleet.runs()[-1]) == velocities(simulated)
 
 
 @pytest.mark.parametrize("name", points(OF_A_SITE))

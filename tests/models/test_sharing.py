@@ -10,7 +10,15 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fedwon.common import methods
-from fedwon.models import WSConv2d, build_model, freeze_statistics, local_names, sharing, standardize_weights
+from fedwon.models import (
+    WSConv2d,
+    build_model,
+    freeze_statistics,
+    local_names,
+    sharing,
+    standardize_weights,
+    trainable_names,
+)
 
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 
@@ -43,6 +51,17 @@ def test_shared_and_local_part_the_state(normalization: str) -> None:
     statistics = local_names(model, "statistics")
     assert bool(statistics) == (normalization == "batch")
     assert statistics <= local_names(model, "normalization") < set(model.state_dict())
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch", "group", "layer"])
+def test_what_training_moves_is_all_but_statistics(normalization: str) -> None:
+    model = build_model("digit_cnn", normalization=normalization, width=0.1)
+    buffers = {name for name, _ in model.named_buffers()}
+    assert trainable_names(model) == set(model.state_dict()) - buffers
+    assert local_names(model, "statistics") <= buffers
+    last = next(name for name, _ in model.named_parameters())
+    model.get_parameter(last).requires_grad = False
+    assert trainable_names(model) == set(model.state_dict()) - buffers - {last}
 
 
 def test_a_layer_without_a_parent_and_one_in_two_places() -> None:

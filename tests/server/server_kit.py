@@ -39,7 +39,9 @@ CLASSES = ("bad", "good")
 PATIENCE = 60.0  # seconds until a test that hangs is given up; none waits that long
 
 
-def small_run(*, classes=CLASSES, rounds=2, weights="examples", up="plain", down="plain", **participation) -> RunConfig:
+def small_run(
+    *, classes=CLASSES, rounds=2, weights="examples", up="plain", down="plain", aggregation=None, **participation
+) -> RunConfig:
     return RunConfig(
         name="test",
         rounds=rounds,
@@ -48,7 +50,7 @@ def small_run(*, classes=CLASSES, rounds=2, weights="examples", up="plain", down
         images=ImageConfig(size=8),
         training=TrainingConfig(batch_size=2),
         participation=ParticipationConfig(**{"minimum": 1, "deadline_seconds": PATIENCE, **participation}),
-        aggregation=AggregationConfig(weights=weights),
+        aggregation=AggregationConfig(**{"weights": weights, **(aggregation or {})}),
         traffic=TrafficConfig(up=up, down=down),
     )
 

@@ -23,7 +23,7 @@ from fedwon.server.identity import sites
 from fedwon.server.runs.run import Run
 from fedwon.server.serving import Home
 from fedwon.server.store import AuditRow, Token
-from tests.server.server_kit import rows, shifted, small_run
+from tests.server.server_kit import rows, same, shifted, small_run
 
 
 @pytest.fixture
@@ -140,6 +140,37 @@ def test_the_newest_model_is_missed(home, tmp_path):
     newest.unlink()
     made = backup.back_up(home.folder, tmp_path / "backup.tar")
     assert made.damaged == (f"runs/{run.id}/{newest.name}",)
+
+
+@pytest.mark.parametrize("damage", ["none", "changed", "gone"])
+def test_the_velocity_of_the_servers_momentum_comes_back_too(home, tmp_path, damage):
+    run, model = only_run(home), only_run(home).last()[1]
+    for number in (2, 3):
+        run.commit(number, model, seconds=1.0, sites=("a",), velocity=shifted(model, number))
+    path = run.checkpoints.velocity_path(3)
+    if damage == "changed":
+        path.write_bytes(b"none")
+    elif damage == "gone":
+        path.unlink()
+        run.checkpoints.velocity_path(2).unlink()  # of an older round, which is let go in time
+    made = backup.back_up(home.folder, tmp_path / "backup.tar")
+    assert made.damaged == (() if damage == "none" else (f"runs/{run.id}/{path.name}",))
+    restore.restore(made.path, tmp_path / "new")
+    if damage == "none":
+        again = Home.open(tmp_path / "new")
+        assert same(Run.open(again.store, again.folder).checkpoints.velocity(3), shifted(model, 3))
+        again.store.close()
+
+
+def test_a_folder_that_no_server_of_this_version_has_opened_yet(home, tmp_path):
+    home.store.close()
+    with sqlite3.connect(home.store.path) as connection:
+        connection.execute("ALTER TABLE rounds DROP COLUMN velocity")
+        connection.execute("UPDATE alembic_version SET version_num = '0008'")
+    connection.close()
+    made = backup.back_up(home.folder, tmp_path / "backup.tar")
+    assert made.damaged == ()
+    assert restore.restore(made.path, tmp_path / "new") == 1
 
 
 def test_a_round_that_is_committed_behind_the_copys_back_does_not_tear_it(home, tmp_path, monkeypatch):

@@ -654,6 +654,16 @@ async def test_a_relay_cannot_mask(running):
             await parent.ask(message)
 
 
+@pytest.mark.parametrize("rules", [{"server_momentum": 0.9}, {"server_lr": 0.5}])
+def test_a_relay_that_should_take_the_servers_step_is_not_started(tmp_path, rules):
+    home = make_home(tmp_path / "relay", run=small_run(aggregation=rules))
+    try:
+        with pytest.raises(ConfigError, match="the step beyond it is its parent's"):
+            run_relay(home, lambda event: None)
+    finally:
+        home.store.close()
+
+
 def test_a_relay_whose_sites_should_mask_is_not_started(tmp_path):
     home = make_home(tmp_path / "relay", run=secure_run())
     try:
