@@ -5,11 +5,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.paper.__main__ import _wanted
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import report
 from benchmarks.paper.table_rows import test_scores as scores_on_test
@@ -51,6 +53,16 @@ def break_off_behind_the_commit(folder):
     (database,) = folder.rglob("fedwon.db")
     with sqlite3.connect(database) as connection:
         connection.execute("update runs set state = 'running', ended = null")
+
+
+def test_what_is_in_no_table_can_be_tried():
+    asked = {"protocol": ["digits_small"], "variant": ["fedwon_momentum"], "batch": [4], "seed": None}
+    own = Namespace(**asked, command="try", lr=0.1, clipping=0.16, rounds=2)
+    (spec,) = _wanted(own)
+    assert (spec.variant, spec.batch, spec.rounds) == ("fedwon_momentum", 4, 2)
+    assert spec.config.aggregation.server_momentum == 0.9
+    assert spec.config.aggregation.weights == "uniform"
+    assert all("fedwon_momentum" not in protocol.rows for protocol in PROTOCOLS.values())
 
 
 @pytest.mark.data

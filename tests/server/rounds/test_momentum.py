@@ -11,11 +11,13 @@ from fedwon.common.model_file import network
 from fedwon.common.round_settings import RetentionConfig
 from fedwon.common.run_config import RunConfig
 from fedwon.models import local_names, trainable_names
+from fedwon.server.admission.quarantine import release
 from fedwon.server.rounds.strategy import FedWon
 from fedwon.server.runs.checkpoints import Checkpoints
 from fedwon.server.runs.run import Run
 from fedwon.server.secure.strategy import SecureFedWon
 from fedwon.server.store import AuditRow, RoundRow
+from tests.server.admission.test_quarantine import refused_run
 from tests.server.rounds.test_strategy import in_turn, silent, start
 from tests.server.secure.secure_kit import Sites, secure_run
 from tests.server.server_kit import FakeGrid, answering, rows, same, shifted, small_run
@@ -314,3 +316,13 @@ def test_without_steps_a_late_update_counts_as_ever(make_run):
     start(run, FakeGrid({"a": answering(0.4), "b": in_turn(silent, answering(0.2))}), rounds=2)
     for name, array in run.model(2).items():
         np.testing.assert_allclose(array.numpy(), shifted(run.model(0), 0.5)[name].numpy(), atol=1e-5)
+
+
+def test_a_released_update_counts_by_what_it_changed(home):
+    run = refused_run(home, aggregation={"staleness": 0.0, **MOMENTUM})
+    first = run.model(0)
+    release(home.store, home.folder, f"{run.id}.r0001.train.x")
+    start(run, FakeGrid({"a": answering(0.1), "x": answering(0.2)}), done=1)
+    expected = 0.11 + 0.5 * 0.11 + (0.1 + 0.2 + 50.0) / 3
+    for name, array in run.model(2).items():
+        np.testing.assert_allclose(array.numpy() - first[name].numpy(), expected, atol=1e-3)
