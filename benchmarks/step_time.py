@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.marked import rewrite
-from benchmarks.stepping import comparing, profiling
+from benchmarks.stepping import comparing, profiling, tried
 from benchmarks.stepping.circumstances import Watch
 from fedwon.common.memory import keep_freed_memory
 from fedwon.models import available_models
@@ -62,6 +62,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "steps": Part("step_time.json", 40, comparing.measure, comparing.page),
     "profile": Part("step_profile.json", 20, profiling.measure, profiling.page),
+    "tried": Part("step_tried.json", 40, tried.measure, tried.page),
 }
 
 

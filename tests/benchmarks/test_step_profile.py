@@ -11,6 +11,8 @@ import torch
 from benchmarks.stepping import profiling
 from benchmarks.stepping.profiling import OUTSIDE, profile_of, summary, table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_the_operators_that_were_called_are_counted(monkeypatch):
     monkeypatch.setenv("KINETO_LOG_LEVEL", "6")

@@ -15,6 +15,7 @@ from benchmarks.stepping import comparing, forms, peaks, timing
 from benchmarks.stepping.circumstances import processor
 from fedwon.models import WSConv2d, build_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 KEPT = [name for name, part in step_time.PARTS.items() if (step_time.RESULTS / part.result).exists()]
 
 
