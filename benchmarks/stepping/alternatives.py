@@ -181,7 +181,8 @@ ALTERNATIVES = (
         "clipping in SGD's pass",
         "step with clipping",
         clipping_while_moving,
-        "not in use: it saves the write of clipped gradients, which the proximal term, momentum and weight decay need",
+        "not in use: it saves writing clipped gradients and reading them again, but gives other bits, and momentum and "
+        "weight decay would need forms of their own",
     ),
     Alternative(
         "standardized weights kept",

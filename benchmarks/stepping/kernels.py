@@ -32,6 +32,14 @@ _NEGLIGIBLE = 1e-30
 IN_USE = "group norm's"
 
 
+def in_fewer_calls(weight: Tensor, gain: Tensor) -> Tensor:
+    """Group norm's kernel on the weight as it lies, without the views around it and without a look for the floor."""
+    filters, fan_in = weight.shape[0], math.prod(weight.shape[1:])
+    scale = gain * fan_in**-0.5
+    out: Tensor = torch.native_group_norm(weight, scale, None, 1, filters, fan_in, filters, _NEGLIGIBLE)[0]
+    return out
+
+
 def with_batch_norm(weight: Tensor, gain: Tensor) -> Tensor:
     """Each filter a channel of one example."""
     rows = weight.reshape(1, weight.shape[0], -1)
@@ -60,11 +68,15 @@ def one_pass(weight: Tensor, gain: Tensor) -> Tensor:  # noqa: ARG001 - the othe
 
 KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     IN_USE: lambda weight, gain: standardize(weight, gain, EPS),
+    "the same in fewer calls": in_fewer_calls,
     "batch norm's": with_batch_norm,
     "layer norm's and a row gain": with_layer_norm,
     "the plain expression": with_expression,
     "none: one pass, for comparison": one_pass,
 }
+STANDING = """\
+All give the same weights but for rounding. "In fewer calls" is what is in use without the views that make each filter a
+row, and without the look for filters below the floor: right only for weights that lie in rows and have none such."""
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -111,4 +123,4 @@ def table(found: Mapping[str, Any]) -> str:
             row = kernels[name]
             cells += [f"{row['forward_ns_a_weight']:.2f}, {row['back_ns_a_weight']:.2f}", spread(row["ratio"])]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", STANDING])
