@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.marked import rewrite
 from benchmarks.paper.scoring import scored_images
 from benchmarks.paper.sets import ROOT, data_home
 from benchmarks.resumable import Row, here, kept
@@ -273,9 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the runs as JSON")
     options = parser.parse_args(arguments)
     if options.what == "report":
-        before, mark, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
-        after = rest.partition(MARK)[2]
-        PAGE.write_text(f"{before}{mark}\n\n{table()}\n\n{mark}{after}", encoding="utf-8")
+        rewrite(PAGE, MARK, table())
         print(f"wrote {PAGE}")
         return
     torch.set_num_threads(1)

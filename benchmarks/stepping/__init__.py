@@ -1,0 +1,1 @@
+"""What a training step costs, where its time goes, and what was tried: the rooms of `benchmarks.step_time`."""
