@@ -21,6 +21,8 @@ from benchmarks.paper.sources import SOURCES
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import pending, rows, specs
 from fedwon.common import logs
+from fedwon.common.console import run_to_end
+from fedwon.common.errors import RunMissing
 
 DOCS = ROOT / "docs"
 
@@ -94,7 +96,11 @@ def _tune_row(protocol: str, variant: str, batch: int, arguments: argparse.Names
 
 
 def main() -> None:
-    """Carry out one command."""
+    """Carry out one command.
+
+    Raises:
+        FedwonError: a folder cannot be read, or there is no checkpoint to evaluate.
+    """
     arguments = _arguments()
     logs.setup("text", "error")
     torch.set_num_threads(1)
@@ -110,7 +116,8 @@ def main() -> None:
         protocols = arguments.protocol or list(PROTOCOLS)
         found = evaluate_stored(arguments.data, protocols, arguments.checkpoints)
         if not found:
-            sys.exit(f"There is no checkpoint yet. Make some: python -m benchmarks.paper run --protocol {protocols[0]}")
+            hint = f"Make some: python -m benchmarks.paper run --protocol {protocols[0]}"
+            raise RunMissing("There is no checkpoint yet.", hint=hint)
         print(json.dumps(found, indent=1))
         return
     if arguments.command == "keep":
@@ -125,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_end(main)
