@@ -28,16 +28,25 @@ _DISK_FULL = ("database or disk is full", "No space left on device")
 
 
 def run_command(app: typer.Typer) -> NoReturn:
-    """Run a command to its end and exit, for the entry points in pyproject.toml.
-
-    Exit codes: 0; the error's own `code`; 2 for a wrong command line (typer's); 130 for Ctrl-C; 1 for a bug, with the
-    traceback kept (see `report_bug`).
+    """Run a command to its end and exit, for the entry points in pyproject.toml; see `run_to_end`.
 
     Args:
-        app: the command.
+        app: the command; exits with 2 for a wrong command line.
+    """
+    run_to_end(typer.main.get_command(app))
+
+
+def run_to_end(command: Callable[[], object]) -> NoReturn:
+    """Run something to its end and exit.
+
+    Exit codes: 0, or the command's own; the error's own `code`; 130 for Ctrl-C; 1 for a bug, with the traceback kept
+    (see `report_bug`).
+
+    Args:
+        command: what to run.
     """
     try:
-        typer.main.get_command(app)()
+        command()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except Exception as error:  # noqa: BLE001  # the last place that can say it in words

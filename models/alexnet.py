@@ -6,9 +6,10 @@ References:
     (arXiv 2102.07623); med-air/FedBN, ``AlexNet``: normalization behind all five convolutions and both hidden Linear
     layers, biases everywhere, no dropout (torchvision's AlexNet has it).
 
-FedWon's version has WSConv2d and no normalization; its Linear layers stay plain, with PyTorch's own initialization.
-Whether the paper adds dropout to them is not known. At width 1 and ten classes: 57,063,498 parameters with batch norm,
-57,045,962 without normalization (1,152 of them the gains).
+FedWon's version has WSConv2d and no normalization; its Linear layers stay plain, with PyTorch's own initialization, as
+long as ``linear`` is plain (fedwon's default recipe standardizes the hidden ones). Whether the paper adds dropout to
+them is not known. At width 1 and ten classes: 57,063,498 parameters with batch norm, 57,045,962 without normalization
+and with plain Linear layers (1,152 of them the gains).
 """
 
 from torch import Tensor, nn

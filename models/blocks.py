@@ -195,7 +195,9 @@ class LinearBlock(nn.Module):
     """Fully connected layer, normalization, activation: ``(N, in_features)`` to ``(N, out_features)``.
 
     Args:
-        style: What it is made of. The layer itself is a plain :class:`torch.nn.Linear` but in an ablation.
+        style: What it is made of. The layer itself is a plain :class:`torch.nn.Linear`, as in the paper, or, with the
+            hidden layers ``standardized``, as fedwon's default recipe has them, a
+            :class:`~fedwon.models.ws_linear.WSLinear`.
         in_features: Inputs per example.
         out_features: Outputs per example.
     """

@@ -6,8 +6,9 @@ References:
     but the last with normalization and ReLU, biases everywhere.
 
 FedWon's version has WSConv2d and no normalization, neither behind the convolutions nor behind the hidden Linear
-layers; those stay plain, with PyTorch's own initialization. At width 1 on 3x28x28: 14,219,210 parameters with batch
-norm, 14,213,834 without normalization (256 of them the gains).
+layers; those stay plain, with PyTorch's own initialization, as long as ``linear`` is plain (fedwon's default recipe
+standardizes them). At width 1 on 3x28x28: 14,219,210 parameters with batch norm, 14,213,834 without normalization and
+with plain Linear layers (256 of them the gains).
 """
 
 from torch import Tensor, nn

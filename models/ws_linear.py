@@ -1,4 +1,6 @@
-"""Fully connected layer with scaled weight standardization: an ablation, for FedWon standardizes convolutions only.
+"""Fully connected layer with scaled weight standardization: for hidden layers, by fedwon's default recipe.
+
+FedWon itself standardizes convolutions only (`recipe: paper`); docs/decisions/0013-recipe.md says what it brings.
 
 Source: as :mod:`fedwon.models.ws_conv`, with the rows of the weight in place of the filters.
 """

@@ -23,6 +23,8 @@ from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import pending, rows, specs
 from benchmarks.paper.variants import VARIANTS
 from fedwon.common import logs
+from fedwon.common.console import run_to_end
+from fedwon.common.errors import RunMissing
 
 DOCS = ROOT / "docs"
 
@@ -98,7 +100,11 @@ def _tune_row(protocol: str, variant: str, batch: int, arguments: argparse.Names
 
 
 def main() -> None:
-    """Carry out one command."""
+    """Carry out one command.
+
+    Raises:
+        FedwonError: a folder cannot be read, or there is no checkpoint to evaluate.
+    """
     arguments = _arguments()
     logs.setup("text", "error")
     torch.set_num_threads(1)
@@ -114,7 +120,8 @@ def main() -> None:
         protocols = arguments.protocol or list(PROTOCOLS)
         found = evaluate_stored(arguments.data, protocols, arguments.checkpoints)
         if not found:
-            sys.exit(f"There is no checkpoint yet. Make some: python -m benchmarks.paper run --protocol {protocols[0]}")
+            hint = f"Make some: python -m benchmarks.paper run --protocol {protocols[0]}"
+            raise RunMissing("There is no checkpoint yet.", hint=hint)
         print(json.dumps(found, indent=1))
         return
     if arguments.command == "keep":
@@ -129,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_end(main)

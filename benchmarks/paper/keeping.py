@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.running import RESULTS, run_folder
+from benchmarks.paper.running import RESULTS, is_trial, run_folder
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.tuning import specs
 from fedwon.client.training.local_state import LocalStates, recall, remember
@@ -48,10 +48,13 @@ def keep(
 
 
 def stored(protocol: str, checkpoints: Path = CACHE, kept: Path = KEPT) -> Iterator[tuple[str, Path]]:
-    """The checkpoints of a protocol that are here: name of the run and model file; a whole one before a kept one."""
+    """The checkpoints of a protocol that are here: name of the run and model file; a whole one before a kept one.
+
+    Those of tuning runs, which lie in the same folder, are left out.
+    """
     folders = (kept / protocol, checkpoints / "runs" / protocol)
     found = {path.parent.name: path for folder in folders for path in folder.glob(f"*/{MODEL}")}
-    yield from sorted(found.items())
+    yield from sorted((key, path) for key, path in found.items() if not is_trial(key))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -41,6 +42,8 @@ from fedwon.server.store import MetricRow, Store, TaskRow
 RESULTS = ROOT / "benchmarks" / "results" / "paper"
 _SECONDS = "seconds"
 _ANSWERED = frozenset({"received", "averaged", "refused", "late"})
+_TRIAL = re.compile(r"-r\d+-seed\d+$")
+"""As `Spec.key` ends where a spec has rounds of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,11 @@ class Spec:
 def result_path(spec: Spec, results: Path = RESULTS) -> Path:
     """Where the result of a run is kept; tuning runs apart from the others."""
     return results / spec.protocol / ("tuning" if spec.rounds else "runs") / f"{spec.key}.json"
+
+
+def is_trial(key: str) -> bool:
+    """Whether a key is that of a tuning run, which is short and was never meant to be a model for others."""
+    return _TRIAL.search(key) is not None
 
 
 def run_folder(spec: Spec, checkpoints: Path = CACHE) -> Path:

@@ -79,6 +79,11 @@ def test_a_row_is_kept_with_what_stays_at_its_sites(tmp_path):
     for name, tensor in {**model.state_dict(), **own}.items():
         torch.testing.assert_close(state[name], tensor, rtol=2**-10, atol=1e-6)
 
+    trial = run_folder(trials("digits_small", "fedbn", 32, 0.1)[0], tmp_path / "checkpoints")
+    trial.mkdir()
+    (trial / "model.safetensors").touch()
+    assert set(dict(stored("digits_small", tmp_path / "checkpoints", tmp_path / "nowhere"))) == {spec.key}
+
     size = sum(path.stat().st_size for path in written[0].rglob("*.safetensors"))
     whole = run_folder(spec, tmp_path / "checkpoints") / "model.safetensors"
     assert size < 0.6 * whole.stat().st_size

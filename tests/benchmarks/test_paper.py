@@ -16,12 +16,14 @@ from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import report
 from benchmarks.paper.table_rows import test_scores as scores_on_test
 from fedwon.client.config import DataConfig
+from fedwon.common.errors import DataMissing, RunMissing
+from tests.e2e.fleet import assert_error
 from tests.server.comparison.test_paired import score
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def paper(tmp_path, image_sets, *arguments, fails=False):
+def paper(tmp_path, image_sets, *arguments, fails=None):
     """Call the harness and return what it printed to standard output; to standard error, if it is to fail."""
     command = [sys.executable, "-m", "benchmarks.paper", "--results", tmp_path / "results", "--checkpoints", tmp_path]
     done = subprocess.run(
@@ -32,8 +34,17 @@ def paper(tmp_path, image_sets, *arguments, fails=False):
         text=True,
         check=False,
     )
-    assert (done.returncode != 0) is fails, done.stderr
-    return done.stderr if fails else done.stdout
+    if fails is not None:
+        assert_error(done, fails)
+        return done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def as_a_run(folder):
+    """Give the checkpoint of a trial the name of a run of a table: `evaluate` leaves trials out."""
+    (trial,) = folder.glob("runs/*/*-r1-seed*")
+    trial.rename(trial.with_name(trial.name.replace("-r1-", "-")))
 
 
 def unseen(folder):
@@ -95,6 +106,7 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
         assert again["seconds"] >= result["seconds"], "what was worked before the kill counts"
         assert again["scores"] == result["scores"]
 
+    as_a_run(tmp_path)
     scores = json.loads(
         paper(
             tmp_path, image_sets, "evaluate", "--protocol", "magnetic_tile", "--data", str(image_sets / "magnetic_tile")
@@ -116,6 +128,7 @@ def test_a_short_run_is_kept_and_its_checkpoint_scores_other_images(tmp_path, im
 def test_classes_that_the_model_does_not_know_are_an_error_that_says_so(tmp_path, image_sets):
     row = ["--protocol", "magnetic_tile", "--variant", "fedwon", "--batch", "8"]
     paper(tmp_path, image_sets, "try", *row, "--lr", "0.05", "--rounds", "1")
+    as_a_run(tmp_path)
     scores = json.loads(
         paper(
             tmp_path, image_sets, "evaluate", "--protocol", "magnetic_tile", "--data", str(unseen(tmp_path / "unseen"))
@@ -150,6 +163,12 @@ def test_the_page_is_what_report_makes_of_the_committed_results():
 
 
 def test_there_must_be_a_checkpoint(tmp_path, image_sets):
-    said = paper(tmp_path, image_sets, "evaluate", "--protocol", "ablation", "--data", "digits", fails=True)
+    said = paper(tmp_path, image_sets, "evaluate", "--protocol", "ablation", "--data", "digits", fails=RunMissing)
     assert "no checkpoint" in said
     assert "run --protocol ablation" in said
+
+
+def test_a_folder_that_is_not_there_is_an_error_in_words(tmp_path, image_sets):
+    missing = tmp_path / "not-here"
+    said = paper(tmp_path, image_sets, "evaluate", "--protocol", "digits_small", "--data", missing, fails=DataMissing)
+    assert f"There is no folder {missing}" in said
