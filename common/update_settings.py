@@ -31,7 +31,9 @@ class AdmissionConfig(Settings):
     empty: off."""
     norm: float | None = Field(default=10.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the median update, of all sites, in this
-    round and those of `window`, and the square root of its share of images more; from three sites on. Empty: off."""
+    round and those of `window`, and the square root of its share of images more; from three sites on. One that passes,
+    but pulls the mean (weight times distance) more than so many times as hard as the median update, weighs so much
+    less that it does not. Empty: off."""
     own_norm: float | None = Field(default=20.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the site's own median update of the
     rounds of `window`; from three of them on. Empty: off."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -15,6 +15,7 @@ from fedwon.common.codec.coding import decode
 from fedwon.common.errors import BrokenFile, FedwonError, ModelMismatch, StorageError
 from fedwon.common.surveys import Survey, images_in
 from fedwon.server.admission.outliers import Candidate, refuse_outliers, start_of
+from fedwon.server.admission.pull import held_back
 from fedwon.server.admission.quarantine import give_up, hold, released
 from fedwon.server.admission.rules import Landed, Past, Refusal, refuse, refuse_arrays, refuse_size
 from fedwon.server.admission.suspension import suspend_repeated, suspended
@@ -88,6 +89,7 @@ class Answers:
     def __init__(self, run: Run, grid: SiteGrid, shared: ArrayRecord, surveys: Mapping[str, Survey | None]) -> None:
         self._run, self._grid, self._shared, self._surveys = run, grid, shared, surveys
         self._images: dict[str, str] = {}
+        self._held: set[str] = set()
         self._rules = run.config.admission
         self._track_record = TrackRecord(run.store, run.id, self._rules.window)
 
@@ -204,12 +206,24 @@ class Answers:
             if one.norm is not None and site not in refused
         ]
         refused |= refuse_outliers(candidates, self._track_record.before(number), self._rules)
+        self._hold_back(number, [one for one in candidates if one.site not in refused], accepted)
         missing = {}
         for site, refusal in refused.items():
             one = accepted.pop(site)
             self._refuse(site, asked[site], refusal, metrics_of(one.metrics), one.update.record)
             missing[site] = self._noted(number, site, asked[site], Missing(refusal.reason, "refused"))
         return missing
+
+    def _hold_back(self, number: int, candidates: Sequence[Candidate], accepted: dict[str, Accepted]) -> None:
+        """Let updates that pull too hard weigh less; the audit trail says so once a site."""
+        known = self._track_record.before(number)
+        held = held_back(candidates, known, self._rules, self._run.config.aggregation)
+        for site in (one.site for one in candidates):
+            portion = held[site].portion if site in held else 1.0  # anew where the round was asked for again
+            accepted[site] = replace(accepted[site], update=replace(accepted[site].update, portion=portion))
+        for site in sorted(held.keys() - self._held):
+            self._held.add(site)
+            self._run.store.audit("update held back", site, f"{accepted[site].task}: {held[site].reason}")
 
     def released(self, number: int) -> dict[str, Accepted]:
         """Return the refused updates that an operator let out, by task, as updates of the round in hand.
