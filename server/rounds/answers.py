@@ -13,7 +13,7 @@ from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
 from fedwon.common.errors import BrokenFile, FedwonError, ModelMismatch, StorageError
-from fedwon.common.surveys import Survey, images_in
+from fedwon.common.surveys import Survey
 from fedwon.server.admission.outliers import Candidate, refuse_outliers, start_of
 from fedwon.server.admission.pull import held_back
 from fedwon.server.admission.quarantine import give_up, hold, released
@@ -174,7 +174,7 @@ class Answers:
         rules = self._run.config.aggregation
         private = self._run.config.privacy.sites.noise is not None  # the bound is on one site's update
         alone = rules.rule if rules.needs_single_sites else "privacy.sites" if private else ""
-        return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier, alone)
+        return Landed(record, metrics, self._survey_of(site), known.of(site, number), earlier, alone)
 
     def _refuse(
         self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord | None
@@ -246,10 +246,9 @@ class Answers:
             found[row.task] = Accepted(update, numbers, row.task, row.round, start_of(record, start))
         return found
 
-    def _images_of(self, site: str) -> int | None:
-        """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
-        survey = self._grid.survey(site) or self._surveys.get(site)
-        return None if survey is None else images_in(survey, ("train", "validation"))
+    def _survey_of(self, site: str) -> Survey | None:
+        """Return what images a site said it has; when it has left meanwhile, what it said when it was asked."""
+        return self._grid.survey(site) or self._surveys.get(site)
 
     def _stored(self, name: str, record: ArrayRecord) -> StoredRecord:
         if isinstance(record, StoredRecord):

@@ -41,7 +41,7 @@ def test_who_lies_in_survey_and_count_gets_no_further(make_run, store, weights, 
     assert bent(make_run(weights=weights), by, declared) <= ALONE + 10 * ALONE / 3 + 1e-6
     assert rows(store, QuarantineRow) == []  # its site may really have them
     [said] = [line["detail"] for line in trail(store, site="x") if line["action"] == "update held back"]
-    assert "`run.admission.norm` allows 10 times" in said
+    assert "10 times is allowed (`run.admission.norm`)" in said
 
 
 def test_a_site_that_is_held_back_in_every_round_is_told_of_once(make_run, store):
@@ -86,6 +86,14 @@ def test_the_small_site_among_large_ones_holds_nobody_back():
     assert held_back(everyone, (), RULES, WEIGHING) == {}
 
 
+def test_whoever_lets_sites_weigh_more_lets_them_pull_more():
+    everyone = [*SMALL, candidate("relay", 1000, 1.1), candidate("x", 1000, 9.0)]
+    assert list(held_back(everyone, (), RULES, AggregationConfig(weight_cap=100))) == ["x"]
+    alike = AggregationConfig(weight_cap=100, weights="uniform")
+    assert held_back(everyone, (), RULES, alike) == {}
+    assert list(held_back([*SMALL, candidate("x", 1000, 12.0)], (), RULES, alike)) == ["x"]
+
+
 def test_when_nothing_is_held_back():
     liar = candidate("x", 1000, 9.0)
     assert list(held_back([*SMALL, liar], (), RULES, WEIGHING)) == ["x"]
@@ -116,7 +124,8 @@ def test_nobody_pulls_harder_than_the_limit(tmp_path_factory, honest, lies, weig
         for one in whole
     ]
     before, after = weigh(whole, weights, cap), weigh(less, weights, cap)
-    limit = 10 * statistics.median(weight * one.norm for weight, one in zip(before, everyone, strict=True))
+    times = max(10, cap) if weights == "examples" else 10
+    limit = times * statistics.median(weight * one.norm for weight, one in zip(before, everyone, strict=True))
     for one, full, left in zip(everyone, before, after, strict=True):
         assert 0 < left * one.norm <= limit * (1 + 1e-9)
         assert left == full or full * one.norm > limit

@@ -94,6 +94,8 @@ BAD = {
     "nan count": counting(**{"num-examples": math.nan}),
     "inflated count": counting(**{"num-examples": 10**9}),
     "inflated a little": counting(**{"num-examples": 15}),
+    "inflated validation": counting(**{"validation-examples": 2**53, "validation-correct": 2**53}),
+    "inflated test": counting(**{"test-examples": 15, "test-correct": 15, "test-loss": 0.0}),
     "scaled": moved(50.0),
     "scaled the other way": moved(-50.0),
     "endless number": moved(1e37),
