@@ -43,12 +43,13 @@ class AdmissionConfig(Settings):
     cosine_sites: int = Field(default=5, ge=3)
     """Updates of one round from which on directions are compared."""
     replays: bool = True
-    """Refuse an update with the very bits of one that the site sent in an earlier round."""
+    """Refuse an update with the very bits of one of the site's that counted in an earlier round, as far back as
+    `retention.history` goes."""
     window: int = Field(default=5, ge=1)
     """Rounds before this one that counts and norms are compared with."""
     suspend_after: int | None = Field(default=None, ge=1)
-    """Suspend a site after so many refused updates without one that counted between them; empty: only an operator
-    suspends sites."""
+    """Suspend a site after so many refused updates, without one that counted between them and since an operator let it
+    be asked again; empty: only an operator suspends sites."""
 
     @classmethod
     def unsuspecting(cls) -> Self:

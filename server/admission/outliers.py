@@ -54,8 +54,8 @@ def enough_sites(reference: Sequence[Past]) -> bool:
 
 
 def usual(values: Sequence[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)
+    """Return the median; where most are zero, that of the others: sites that are idle hide nobody."""
+    return statistics.median(values) or statistics.median([value for value in values if value] or [0.0])
 
 
 def refuse_norm(one: Candidate, reference: Sequence[Past], most: float) -> str | None:

@@ -76,9 +76,9 @@ class RelayRounds(FedWon):
         del number
         return config
 
-    def _released(self, number: int) -> dict[str, Accepted]:
+    def _released(self, number: int, accepted: Mapping[str, Accepted]) -> dict[str, Accepted]:
         """Return nothing: the round's answer is for the parent, and only for this round."""
-        del number
+        del number, accepted
         return {}
 
     def _commit(

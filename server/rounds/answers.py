@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -225,14 +225,21 @@ class Answers:
             self._held.add(site)
             self._run.store.audit("update held back", site, f"{accepted[site].task}: {held[site].reason}")
 
-    def released(self, number: int) -> dict[str, Accepted]:
+    def released(self, number: int, counting: Collection[str]) -> dict[str, Accepted]:
         """Return the refused updates that an operator let out, by task, as updates of the round in hand.
+
+        Args:
+            number: the round in hand.
+            counting: tasks of which another answer counts by itself.
 
         Raises:
             StorageError: the database cannot be used.
         """
         found = {}
         for row, record in released(self._run):
+            if row.task in counting:
+                give_up(self._run, row, "its later answer to the same task counts")
+                continue
             try:
                 start = self._run.model(row.round - 1)
             except FedwonError as error:

@@ -101,8 +101,9 @@ def test_when_nothing_is_held_back():
     assert held_back([SMALL[0], liar], (), RULES, WEIGHING) == {}  # of two, nobody can tell
     assert list(held_back([SMALL[0], liar], [past("b"), past("c"), past("c")], RULES, WEIGHING)) == ["x"]
     assert held_back([], [past("a"), past("b"), past("c")], RULES, WEIGHING) == {}
-    still = [candidate(site, 10, 0.0) for site in "abcd"]
+    still = [candidate(site, 10, 0.0) for site in "defgh"]
     assert held_back(still, (), RULES, WEIGHING) == {}
+    assert list(held_back([*still, *SMALL, liar], (), RULES, WEIGHING)) == ["x"]  # whoever idles hides nobody
 
 
 @given(
