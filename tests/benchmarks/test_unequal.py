@@ -22,9 +22,10 @@ def test_the_page_has_the_table_of_the_kept_result():
 
 
 def test_an_honest_site_with_twenty_times_the_images_was_never_refused():
-    assert all(row["refused"] == [] for row in ROWS if not CASES[row["case"]][0])
+    assert all(row["refused"] == [] for row in ROWS if CASES[row["case"]].factor is None)
 
 
 def test_the_limit_on_pull_costs_the_honest_little_and_the_liar_much():
-    assert others("all are honest") > others("all are honest, no limit on pull") - 0.03
-    assert others("it lies") > others("it lies, no limit on pull")
+    assert others("it has them") > others("it has them; no limit on pull") - 0.03
+    lies = "it is hostile, and lies"
+    assert others(lies) > others(f"{lies}; no limit on pull")
