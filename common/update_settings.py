@@ -23,7 +23,7 @@ class AdmissionConfig(Settings):
     """Refuse tensors with numbers that are not finite, and variances below zero. Off only to see what such an update
     does."""
     surveyed: bool = True
-    """Refuse an update that declares more training images than its site says it has."""
+    """Refuse an update that declares more images, to train or to measure on, than its site says it has."""
     most_examples: int | None = Field(default=None, ge=1)
     """Training images that any update may declare; empty: no limit but the others."""
     count_growth: float | None = Field(default=10.0, gt=1)
@@ -31,7 +31,9 @@ class AdmissionConfig(Settings):
     empty: off."""
     norm: float | None = Field(default=10.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the median update, of all sites, in this
-    round and those of `window`, and the square root of its share of images more; from three sites on. Empty: off."""
+    round and those of `window`, and the square root of its share of images more; from three sites on. One that passes,
+    but pulls the mean (weight times distance) more than so many times as hard as the median update (or `weight_cap`
+    times, if that is more), weighs so much less that it does not. Empty: off."""
     own_norm: float | None = Field(default=20.0, gt=1)
     """Refuse an update that moves the model more than so many times as far as the site's own median update of the
     rounds of `window`; from three of them on. Empty: off."""
@@ -41,12 +43,13 @@ class AdmissionConfig(Settings):
     cosine_sites: int = Field(default=5, ge=3)
     """Updates of one round from which on directions are compared."""
     replays: bool = True
-    """Refuse an update with the very bits of one that the site sent in an earlier round."""
+    """Refuse an update with the very bits of one of the site's that counted in an earlier round, as far back as
+    `retention.history` goes."""
     window: int = Field(default=5, ge=1)
     """Rounds before this one that counts and norms are compared with."""
     suspend_after: int | None = Field(default=None, ge=1)
-    """Suspend a site after so many refused updates without one that counted between them; empty: only an operator
-    suspends sites."""
+    """Suspend a site after so many refused updates, without one that counted between them and since an operator let it
+    be asked again; empty: only an operator suspends sites."""
 
     @classmethod
     def unsuspecting(cls) -> Self:

@@ -106,7 +106,7 @@ def evaluate_at_sites(
 
     def _work(grid: GrpcGrid) -> Evaluation:
         grid.wait_for_sites(minimum or rules.minimum)
-        return evaluate_model(grid, task, record, timeout=timeout)
+        return evaluate_model(grid, task, record, timeout=timeout, surveyed=home.config.run.admission.surveyed)
 
     home.store.audit("evaluation", task.run, f"the model of round {task.round}", actor=operator())
     return _run(home, rules, _work)

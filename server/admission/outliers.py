@@ -42,6 +42,22 @@ class Candidate:
     norm: float
 
 
+def measured(candidates: Sequence[Candidate], past: Sequence[Past]) -> list[Past]:
+    """Return what an update is compared with: this round's and those of the rounds before whose norm is known."""
+    present = [Past(one.site, 0, one.examples, one.norm, "") for one in candidates]
+    return [one for one in (*present, *past) if one.norm is not None and not math.isnan(one.norm)]
+
+
+def enough_sites(reference: Sequence[Past]) -> bool:
+    """Tell whether these are of so many sites that the odd one out can be told."""
+    return len({one.site for one in reference}) >= FEWEST_SITES
+
+
+def usual(values: Sequence[float]) -> float:
+    """Return the median; where most are zero, that of the others: sites that are idle hide nobody."""
+    return statistics.median(values) or statistics.median([value for value in values if value] or [0.0])
+
+
 def refuse_norm(one: Candidate, reference: Sequence[Past], most: float) -> str | None:
     """Look at how far an update moves the model beside all the others.
 
@@ -50,25 +66,19 @@ def refuse_norm(one: Candidate, reference: Sequence[Past], most: float) -> str |
 
     Args:
         one: the update.
-        reference: this round's updates and those of the rounds before, its own among them.
+        reference: this round's updates and those of the rounds before, its own among them: see `measured`.
         most: so many times the median are allowed.
     """
-    measured = [
-        (past.norm, past.examples, past.site)
-        for past in reference
-        if past.norm is not None and not math.isnan(past.norm)
-    ]
-    sites = {site for _, _, site in measured}
-    if len(sites) < FEWEST_SITES:
+    if not enough_sites(reference):
         return None
-    usual = statistics.median(norm for norm, _, _ in measured)
-    share = one.examples / statistics.median(examples for _, examples, _ in measured)
-    limit = most * usual * min(max(1.0, math.sqrt(share)), MOST_FOR_IMAGES)
-    if not usual or one.norm <= limit:
+    median = usual([past.norm or 0.0 for past in reference])
+    share = one.examples / statistics.median(past.examples for past in reference)
+    limit = most * median * min(max(1.0, math.sqrt(share)), MOST_FOR_IMAGES)
+    if not median or one.norm <= limit:
         return None
     return (
-        f"it moves the model by {one.norm:.3g}; the median of {len(sites)} sites is {usual:.3g}, and at most "
-        f"{limit:.3g} is allowed (`run.admission.norm`)"
+        f"it moves the model by {one.norm:.3g}; the median of {len({past.site for past in reference})} sites is "
+        f"{median:.3g}, and at most {limit:.3g} is allowed (`run.admission.norm`)"
     )
 
 
@@ -77,11 +87,11 @@ def refuse_own_norm(one: Candidate, past: Sequence[Past], most: float) -> str | 
     norms = [update.norm for update in past if update.site == one.site and update.norm is not None]
     if len(norms) < FEWEST_ROUNDS:
         return None
-    usual = statistics.median(norms)
-    if not usual or one.norm <= most * usual:
+    median = usual(norms)
+    if not median or one.norm <= most * median:
         return None
     return (
-        f"it moves the model by {one.norm:.3g}; in its last {len(norms)} rounds the site moved it by {usual:.3g}, and "
+        f"it moves the model by {one.norm:.3g}; in its last {len(norms)} rounds the site moved it by {median:.3g}, and "
         f"`run.admission.own_norm` allows {most:g} times that"
     )
 
@@ -119,8 +129,7 @@ def refuse_outliers(
 
 
 def _by_norm(candidates: Sequence[Candidate], past: Sequence[Past], rules: AdmissionConfig) -> dict[str, Refusal]:
-    present = [Past(one.site, 0, one.examples, one.norm, "") for one in candidates]
-    reference = [*present, *past]
+    reference = measured(candidates, past)
     refused: dict[str, Refusal] = {}
     for one in candidates:
         reason = None if rules.norm is None else refuse_norm(one, reference, rules.norm)

@@ -18,7 +18,7 @@ from fedwon.server.admission.rules import Refusal, Rule
 from fedwon.server.aggregation.differences import Change, norm, norms_by_tensor
 from fedwon.server.auditing import REFUSED, operator
 from fedwon.server.runs.run import Run
-from fedwon.server.store import AuditRow, Store
+from fedwon.server.store import AuditRow, Store, now
 
 NEVER: Sequence[Rule] = ("broken", "size", "numbers", "tensors", "finite", "relay")
 """Rules without which there is nothing to average: what they refuse cannot be let out."""
@@ -30,6 +30,8 @@ def hold(
     run: Run, refusal: Refusal, *, task: str, site: str, number: int, metrics: Mapping[str, Any], path: Path | None
 ) -> None:
     """Keep a refused update, and write down why.
+
+    An earlier answer to the same task makes room for it, unless an operator has let that one out.
 
     Args:
         run: the run.
@@ -43,6 +45,12 @@ def hold(
     Raises:
         StorageError: it cannot be moved, or not be noted.
     """
+    said = AuditRow(action=f"{REFUSED}update", subject=site, detail=f"{task}: {refusal.reason}"[:500])
+    with run.store.session() as session:
+        before = session.get(QuarantineRow, task)
+        if before is not None and before.state == RELEASED:  # what an operator let out is what was looked at
+            session.add(said)
+            return
     kept, digest = (None, "") if path is None else (run.quarantined(path), "")
     if kept is not None:
         with suppress(FedwonError):  # a broken file has none
@@ -50,10 +58,10 @@ def hold(
     file = "" if kept is None else kept.name
     numbers = {key[:64]: value for key, value in list(metrics.items())[:64] if _plain(value)}
     row = QuarantineRow(task=task, run=run.id, round=number, site=site, file=file, digest=digest, metrics=numbers)
-    row.rule, row.reason, row.state = refusal.rule, refusal.reason, HELD
+    row.rule, row.reason, row.state, row.at = refusal.rule, refusal.reason, HELD, now()
     with run.store.session() as session:
         session.merge(row)
-        session.add(AuditRow(action=f"{REFUSED}update", subject=site, detail=f"{task}: {refusal.reason}"[:500]))
+        session.add(said)
 
 
 def _plain(value: object) -> bool:

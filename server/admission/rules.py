@@ -21,10 +21,13 @@ from fedwon.common.arrays import StoredArray, StoredRecord
 from fedwon.common.errors import BrokenFile, ModelMismatch
 from fedwon.common.network_state import check_same
 from fedwon.common.rebuilding import most_bytes, numbers_size
+from fedwon.common.surveys import Survey, images_in
 from fedwon.common.update_settings import AdmissionConfig
 
 PARTS = ("validation", "test")
 REQUIRED_METRICS = ("num-examples", "validation-correct", "validation-examples", "validation-loss")
+MEASURED = ("num-examples", "validation-examples", "test-examples")
+"""Numbers of a site's own images, by which it is weighed, or its accuracy is."""
 BLOCK = 2**16
 """Numbers that are looked at at a time."""
 MOST_METRICS = 64
@@ -110,6 +113,25 @@ def _refuse_counts(metrics: Mapping[str, float]) -> str | None:
         if counts.get(f"{part}-correct", 0) > counts.get(f"{part}-examples", math.inf):
             return f"{part}-correct is more than {part}-examples"
     return None
+
+
+def refuse_measured(metrics: Mapping[str, Any], survey: Survey | None) -> str | None:
+    """Look at the numbers of an answer, and whether it counts more images of a part than its site has of all.
+
+    A site tells of its images when it connects. Some may come later, and move from one part to another; hence not more
+    exactly.
+
+    Args:
+        metrics: the numbers.
+        survey: what the site reported; None if it did not, or where its word is not looked at.
+    """
+    if (reason := refuse_metrics(metrics)) is not None or survey is None:
+        return reason
+    held = images_in(survey)
+    beyond = [key for key in MEASURED if metrics.get(key, 0) > held]
+    if not beyond:
+        return None
+    return f"{beyond[0]} is {metrics[beyond[0]]:.0f}; the site reported {held} images when it connected"
 
 
 def refuse_size(update: ArrayRecord, reference: ArrayRecord) -> str | None:
@@ -245,7 +267,7 @@ class Landed:
     Attributes:
         update: its arrays.
         metrics: its numbers.
-        survey: training and validation images that the site reported when it connected; None if it did not.
+        survey: what images the site reported when it connected; None if it did not.
         past: the site's own updates of the rounds before.
         earlier: the earlier round in which the site sent these very bits; None if it did in none.
         alone: the rule of `run.aggregation` that tells sites apart; "" where it does not.
@@ -253,7 +275,7 @@ class Landed:
 
     update: StoredRecord
     metrics: Mapping[str, Any]
-    survey: int | None = None
+    survey: Survey | None = None
     past: Sequence[Past] = ()
     earlier: int | None = None
     alone: str = ""
@@ -280,8 +302,10 @@ def _looks(landed: Landed, reference: ArrayRecord, rules: AdmissionConfig) -> It
     yield "numbers", refuse_metrics(landed.metrics)
     if landed.alone:
         yield "relay", refuse_relay(landed.metrics.get(BEHIND, 1), landed.alone)
-    declared = float(landed.metrics["num-examples"])
-    yield "examples", refuse_examples(declared, landed.survey if rules.surveyed else None, rules.most_examples)
+    declared, survey = float(landed.metrics["num-examples"]), landed.survey if rules.surveyed else None
+    trainable = None if survey is None else images_in(survey, ("train", "validation"))
+    yield "examples", refuse_examples(declared, trainable, rules.most_examples)
+    yield "examples", refuse_measured(landed.metrics, survey)
     if rules.count_growth is not None:
         yield "growth", refuse_growth(declared, landed.past, rules.count_growth)
     yield "tensors", refuse_layout(landed.update, reference)

@@ -10,6 +10,9 @@ from fedwon.server.auditing import operator
 from fedwon.server.identity.sites import check_enrolled
 from fedwon.server.store import AuditRow, Store
 
+RESUMED = "site resumed"
+"""Says in the audit trail that a site is asked again."""
+
 
 def suspended(store: Store) -> dict[str, str]:
     """Return why each site that is suspended is, by its name.
@@ -56,7 +59,7 @@ def resume(store: Store, site: str, *, actor: str | None = None) -> None:
         gone = session.execute(delete(SuspensionRow).where(SuspensionRow.site == site))
         if not gone.rowcount:  # type: ignore[attr-defined]  # SQLAlchemy types the result of a DELETE too widely
             raise Refused(f"Site `{site}` is not suspended.", hint="`fedwon-server sites` shows who is.")
-        session.add(AuditRow(action="site resumed", subject=site, actor=actor or operator()))
+        session.add(AuditRow(action=RESUMED, subject=site, actor=actor or operator()))
 
 
 def suspend_repeated(store: Store, run: str, site: str, most: int | None) -> str | None:
@@ -66,14 +69,18 @@ def suspend_repeated(store: Store, run: str, site: str, most: int | None) -> str
         store: the server's database.
         run: the run's name.
         site: its name.
-        most: refused updates without one that counted between them; None: never.
+        most: refused updates since the last one that counted, or since an operator let the site be asked again; None:
+            never.
     """
     if most is None:
         return None
     with store.session() as session:
         counted = select(func.max(AdmittedRow.round)).where(AdmittedRow.run == run, AdmittedRow.site == site)
         last = session.scalar(counted) or 0
-        held = QuarantineRow.run == run, QuarantineRow.site == site, QuarantineRow.state == HELD
+        held = [QuarantineRow.run == run, QuarantineRow.site == site, QuarantineRow.state == HELD]
+        again = select(func.max(AuditRow.at)).where(AuditRow.action == RESUMED, AuditRow.subject == site)
+        if (resumed := session.scalar(again)) is not None:
+            held.append(QuarantineRow.at > resumed)
         count = session.scalar(select(func.count()).where(*held, QuarantineRow.round > last)) or 0
     if count < most:
         return None

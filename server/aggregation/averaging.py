@@ -42,12 +42,14 @@ class Update:
         examples: how many training images it declares.
         record: its arrays, in a file.
         rounds_late: how many rounds before this one it was asked for.
+        portion: of its weight that counts, above 0: less than 1 where admission holds it back.
     """
 
     site: str
     examples: int
     record: StoredRecord
     rounds_late: int = 0
+    portion: float = 1.0
 
 
 class Averaged(Array):
@@ -109,9 +111,15 @@ def weigh(
     if any(update.examples < 1 for update in updates):
         raise ValueError("an update declares no training image")
     counts = [1.0 if weights == "uniform" else float(update.examples) for update in updates]
-    limit = cap * statistics.median(counts)
+    limit = most_weight(counts, cap)
     ages = [(1.0 + update.rounds_late) ** -staleness for update in updates]
-    return [min(count, limit) * age for count, age in zip(counts, ages, strict=True)]
+    portions = [update.portion for update in updates]
+    return [min(count, limit) * age * portion for count, age, portion in zip(counts, ages, portions, strict=True)]
+
+
+def most_weight(counts: Sequence[float], cap: float) -> float:
+    """Return what no update weighs more than: so many times the median of what they would weigh."""
+    return cap * statistics.median(counts)
 
 
 def average(

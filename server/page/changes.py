@@ -126,6 +126,7 @@ def action_in_words(t: Texts, action: str) -> str:
         "site resumed": t.action_lifted,
         "update released": t.action_let_out,
         "released update not used": t.action_not_used,
+        "update held back": t.action_held_back,
         "release made": t.action_release_made,
         "release promoted": t.action_promoted,
         "release held": t.action_release_held,

@@ -261,6 +261,7 @@ ENGLISH = Texts(
     action_lifted="Site asked again",
     action_let_out="Refused update let out",
     action_not_used="Update that was let out not used",
+    action_held_back="Update weighs less: it pulled too hard",
     action_promoted="Release promoted",
     action_release_held="Site stays with its release",
     action_rolled_back="Site told to go back a release",

@@ -261,6 +261,7 @@ JAPANESE = Texts(
     action_lifted="参加停止を解除",
     action_let_out="拒否された更新を採用",
     action_not_used="採用を許可した更新を使用できず",
+    action_held_back="影響が大きすぎる更新の重みを軽減",
     action_promoted="リリースを展開",
     action_release_held="リリースを保留",
     action_rolled_back="リリースの差し戻しを指示",

@@ -282,6 +282,7 @@ class Texts:
     action_lifted: str
     action_let_out: str
     action_not_used: str
+    action_held_back: str
     action_promoted: str
     action_release_held: str
     action_rolled_back: str

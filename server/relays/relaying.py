@@ -220,6 +220,7 @@ class Relay:
             number=task.round,
             name=lambda site: f"{stem}.{site}",
             timeout=self._home.config.run.participation.deadline_seconds,
+            surveyed=self._home.config.run.admission.surveyed,
         )
         if run is not None:
             with run.together():

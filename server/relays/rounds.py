@@ -13,7 +13,7 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.methods import METHODS, Method, MethodName
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.admission.rules import refuse_metrics
+from fedwon.server.admission.rules import refuse_measured
 from fedwon.server.aggregation.combining import Combined, combine, combined_metrics
 from fedwon.server.link.grid import GrpcGrid
 from fedwon.server.rounds.answers import Accepted, Missing, round_of
@@ -76,9 +76,9 @@ class RelayRounds(FedWon):
         del number
         return config
 
-    def _released(self, number: int) -> dict[str, Accepted]:
+    def _released(self, number: int, accepted: Mapping[str, Accepted]) -> dict[str, Accepted]:
         """Return nothing: the round's answer is for the parent, and only for this round."""
-        del number
+        del number, accepted
         return {}
 
     def _commit(
@@ -110,7 +110,7 @@ class RelayRounds(FedWon):
 
 
 def evaluate_below(
-    grid: GrpcGrid, content: RecordDict, *, number: int, name: Callable[[str], str], timeout: float
+    grid: GrpcGrid, content: RecordDict, *, number: int, name: Callable[[str], str], timeout: float, surveyed: bool
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Let every connected site measure a model.
 
@@ -120,6 +120,7 @@ def evaluate_below(
         number: the round of the model.
         name: makes the name of a site's task.
         timeout: seconds to wait at most.
+        surveyed: whether a site that measured on more images than it says it has is left out.
 
     Returns:
         The numbers of all together, and those of each site.
@@ -133,10 +134,13 @@ def evaluate_below(
     messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(number)) for node in nodes]
     for message in messages:
         set_message_id(message, name(nodes[message.metadata.dst_node_id]))
+    surveys = {site: grid.survey(site) for site in nodes.values()} if surveyed else {}  # before it can leave again
     found, reasons = {}, {**grid.resting(), **dict.fromkeys(nodes.values(), "no answer in time")}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = nodes[reply.metadata.src_node_id]
-        reason = reply.error.reason if reply.has_error() else refuse_metrics(metrics_of(reply.content))
+        reason = (
+            reply.error.reason if reply.has_error() else refuse_measured(metrics_of(reply.content), surveys.get(site))
+        )
         reasons[site] = reason or ""
         if reason is None:
             found[site] = metrics_of(reply.content)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -13,8 +13,9 @@ from fedwon.common.arrays import StoredRecord, open_record, write_record
 from fedwon.common.codec import PLAIN, codec_of
 from fedwon.common.codec.coding import decode
 from fedwon.common.errors import BrokenFile, FedwonError, ModelMismatch, StorageError
-from fedwon.common.surveys import Survey, images_in
+from fedwon.common.surveys import Survey
 from fedwon.server.admission.outliers import Candidate, refuse_outliers, start_of
+from fedwon.server.admission.pull import held_back
 from fedwon.server.admission.quarantine import give_up, hold, released
 from fedwon.server.admission.rules import Landed, Past, Refusal, refuse, refuse_arrays, refuse_size
 from fedwon.server.admission.suspension import suspend_repeated, suspended
@@ -88,6 +89,7 @@ class Answers:
     def __init__(self, run: Run, grid: SiteGrid, shared: ArrayRecord, surveys: Mapping[str, Survey | None]) -> None:
         self._run, self._grid, self._shared, self._surveys = run, grid, shared, surveys
         self._images: dict[str, str] = {}
+        self._held: set[str] = set()
         self._rules = run.config.admission
         self._track_record = TrackRecord(run.store, run.id, self._rules.window)
 
@@ -172,7 +174,7 @@ class Answers:
         rules = self._run.config.aggregation
         private = self._run.config.privacy.sites.noise is not None  # the bound is on one site's update
         alone = rules.rule if rules.needs_single_sites else "privacy.sites" if private else ""
-        return Landed(record, metrics, self._images_of(site), known.of(site, number), earlier, alone)
+        return Landed(record, metrics, self._survey_of(site), known.of(site, number), earlier, alone)
 
     def _refuse(
         self, site: str, task: Message, refusal: Refusal, metrics: Mapping[str, Any], record: StoredRecord | None
@@ -204,6 +206,7 @@ class Answers:
             if one.norm is not None and site not in refused
         ]
         refused |= refuse_outliers(candidates, self._track_record.before(number), self._rules)
+        self._hold_back(number, [one for one in candidates if one.site not in refused], accepted)
         missing = {}
         for site, refusal in refused.items():
             one = accepted.pop(site)
@@ -211,14 +214,32 @@ class Answers:
             missing[site] = self._noted(number, site, asked[site], Missing(refusal.reason, "refused"))
         return missing
 
-    def released(self, number: int) -> dict[str, Accepted]:
+    def _hold_back(self, number: int, candidates: Sequence[Candidate], accepted: dict[str, Accepted]) -> None:
+        """Let updates that pull too hard weigh less; the audit trail says so once a site."""
+        known = self._track_record.before(number)
+        held = held_back(candidates, known, self._rules, self._run.config.aggregation)
+        for site in (one.site for one in candidates):
+            portion = held[site].portion if site in held else 1.0  # anew where the round was asked for again
+            accepted[site] = replace(accepted[site], update=replace(accepted[site].update, portion=portion))
+        for site in sorted(held.keys() - self._held):
+            self._held.add(site)
+            self._run.store.audit("update held back", site, f"{accepted[site].task}: {held[site].reason}")
+
+    def released(self, number: int, counting: Collection[str]) -> dict[str, Accepted]:
         """Return the refused updates that an operator let out, by task, as updates of the round in hand.
+
+        Args:
+            number: the round in hand.
+            counting: tasks of which another answer counts by itself.
 
         Raises:
             StorageError: the database cannot be used.
         """
         found = {}
         for row, record in released(self._run):
+            if row.task in counting:
+                give_up(self._run, row, "its later answer to the same task counts")
+                continue
             try:
                 start = self._run.model(row.round - 1)
             except FedwonError as error:
@@ -232,10 +253,9 @@ class Answers:
             found[row.task] = Accepted(update, numbers, row.task, row.round, start_of(record, start))
         return found
 
-    def _images_of(self, site: str) -> int | None:
-        """Return how many images a site said it has; when it has left meanwhile, what it said when it was asked."""
-        survey = self._grid.survey(site) or self._surveys.get(site)
-        return None if survey is None else images_in(survey, ("train", "validation"))
+    def _survey_of(self, site: str) -> Survey | None:
+        """Return what images a site said it has; when it has left meanwhile, what it said when it was asked."""
+        return self._grid.survey(site) or self._surveys.get(site)
 
     def _stored(self, name: str, record: ArrayRecord) -> StoredRecord:
         if isinstance(record, StoredRecord):

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedwon.common.flower import set_message_id
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.admission.rules import refuse_metrics
+from fedwon.server.admission.rules import refuse_measured
 from fedwon.server.rounds.site_grid import SiteGrid, metrics_of, node_id_of
 
 
@@ -75,7 +75,9 @@ class Evaluation:
         }
 
 
-def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, timeout: float) -> Evaluation:
+def evaluate_model(
+    grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, timeout: float, surveyed: bool = True
+) -> Evaluation:
     """Let every connected site that may work measure a model; why the others do not, is among the failures.
 
     Args:
@@ -83,6 +85,7 @@ def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, tim
         task: what the model was trained as.
         record: its arrays.
         timeout: seconds to wait at most.
+        surveyed: whether a score on more images than its site says it has does not count (`run.admission.surveyed`).
     """
     content = RecordDict({"arrays": record, "config": ConfigRecord(task.flat())})
     sites = {node_id_of(site): site for site in grid.sites()}
@@ -91,10 +94,13 @@ def evaluate_model(grid: SiteGrid, task: TaskConfig, record: ArrayRecord, *, tim
         # unlike a training task, an evaluation asked for twice is done twice
         set_message_id(message, f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
     names = [message.metadata.message_id for message in messages]
+    surveys = {site: grid.survey(site) for site in sites.values()} if surveyed else {}  # before it can leave again
     scores, failures = {}, {**grid.resting(), **dict.fromkeys(sites.values(), "no answer in time")}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = sites[reply.metadata.src_node_id]
-        reason = reply.error.reason if reply.has_error() else refuse_metrics(metrics_of(reply.content))
+        reason = (
+            reply.error.reason if reply.has_error() else refuse_measured(metrics_of(reply.content), surveys.get(site))
+        )
         if reason is None:
             scores[site] = score_of(site, metrics_of(reply.content))
             del failures[site]

@@ -223,13 +223,14 @@ class FedWon(FedAvg):
                     self._pause(number, accepted, missing)
                 self._ask(number, self._newcomers())
                 missing = self._repeat(number, accepted)
+        counting = accepted | self._released(number, accepted)
         with self.tracked.soon():
-            self.tracked.admitted([one.past for one in accepted.values()])
-        return self._commit(number, accepted | self._released(number), missing)
+            self.tracked.admitted([one.past for one in counting.values()])
+        return self._commit(number, counting, missing)
 
-    def _released(self, number: int) -> dict[str, Accepted]:
+    def _released(self, number: int, accepted: Mapping[str, Accepted]) -> dict[str, Accepted]:
         """Return the refused updates that an operator let out, as late as they are."""
-        return self._answers.released(number)
+        return self._answers.released(number, {one.task for one in accepted.values()})
 
     def _newcomers(self) -> list[str]:
         """Return the sites that are connected and were not asked in this round."""

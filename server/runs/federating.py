@@ -131,7 +131,8 @@ def _complete(grid: SiteGrid, run: Run) -> Outcome:
     if not grid.sites():  # all of them rest, or are away; if none comes in time, the run ends without scores
         with run.paused("it waits for a site that may measure the final model"):
             grid.wait_for_arrival(deadline)
-    evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline)
+    surveyed = run.config.admission.surveyed
+    evaluation = evaluate_model(grid, run.task(rounds), final, timeout=deadline, surveyed=surveyed)
     grid.wait_for_sites(0)  # raises Stopped: a server that goes down has no sites left that could have answered
     with run.together():
         for score in evaluation.scores:

@@ -128,7 +128,7 @@ def submission(data: bytes) -> None:
     content = records_from_wire(header.records, lambda _: base())
     notes_of(content)
     codec_of(content)
-    refuse(Landed(base(), metrics_of(content), 20), base())
+    refuse(Landed(base(), metrics_of(content), {"bad": {"train": 20}}), base())
 
 
 def submission_seeds() -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from fedwon.server.admission.rules import (
     refuse_arrays,
     refuse_examples,
     refuse_growth,
+    refuse_measured,
     refuse_metrics,
     refuse_replay,
     refuse_size,
@@ -79,6 +80,34 @@ def test_numbers(changes, reason):
 )
 def test_examples(declared, survey, reason):
     assert refuse_examples(declared, survey) == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"test-examples": 6, "test-correct": 6, "test-loss": 0.1}, None),
+        (
+            {"validation-examples": 2**53, "validation-correct": 2**53},
+            "validation-examples is 9007199254740992; the site reported 24 images when it connected",
+        ),
+        (
+            {"test-examples": 25, "test-correct": 1, "test-loss": 0.1},
+            "test-examples is 25; the site reported 24 images when it connected",
+        ),
+        ({"num-examples": 25}, "num-examples is 25; the site reported 24 images when it connected"),
+        ({"other-examples": 10**6, "train-loss": 10**6}, None),
+        ({"validation-correct": 5}, "validation-correct is more than validation-examples"),
+    ],
+)
+def test_no_site_measures_on_more_images_than_it_has(tmp_path, changes, reason):
+    survey = {"bad": {"train": 10, "validation": 4}, "": {"test": 10}}
+    assert refuse_measured(good_metrics() | changes, survey) == reason
+    assert (refuse_measured(good_metrics() | changes, None) is None) == (changes.get("validation-correct") != 5)
+    landed = Landed(stored(tmp_path / "1", model()), good_metrics() | changes, survey=survey)
+    found = refuse(landed, model())
+    assert (found is None) == (reason is None)
+    off = refuse(landed, model(), AdmissionConfig(surveyed=False))
+    assert (off is None) == (changes.get("validation-correct") != 5)
 
 
 MISFIT = "The update does not fit the network: "
@@ -163,13 +192,14 @@ def test_size():
 
 
 def test_all_rules_together(tmp_path):
+    survey = {"bad": {"train": 10, "validation": 4, "test": 90}}
     good, bad = stored(tmp_path / "1", model()), stored(tmp_path / "2", model(steps=None))
-    assert refuse(Landed(good, good_metrics(), 20), model()) is None
+    assert refuse(Landed(good, good_metrics(), survey), model()) is None
     assert refuse(Landed(good, good_metrics()), model()) is None
     for landed, rule, reason in [
-        (Landed(good, {}, 20), "numbers", "lacks"),
-        (Landed(good, good_metrics(30), 20), "examples", "declares 30"),
-        (Landed(bad, good_metrics(), 20), "tensors", "missing steps"),
+        (Landed(good, {}, survey), "numbers", "lacks"),
+        (Landed(good, good_metrics(30), survey), "examples", "declares 30"),
+        (Landed(bad, good_metrics(), survey), "tensors", "missing steps"),
         (Landed(good, good_metrics(200), past=[past()]), "growth", "declares 200"),
         (Landed(good, good_metrics(), earlier=4), "replay", "round 4"),
     ]:
@@ -186,7 +216,7 @@ def test_counts_that_no_number_can_hold(count):
 def test_rules_that_are_off(tmp_path):
     rules = AdmissionConfig(finite=False, surveyed=False, count_growth=None)
     endless = stored(tmp_path / "1", model(conv__bias=np.float32([0, np.nan])))
-    landed = Landed(endless, good_metrics(200), 20, [past()])
+    landed = Landed(endless, good_metrics(200), {"bad": {"train": 20}}, [past()])
     assert refuse(landed, model(), rules) is None
     assert refuse(landed, model()).rule == "examples"
     assert refuse(landed, model(), rules.model_copy(update={"finite": True})).rule == "finite"

@@ -168,5 +168,19 @@ def test_who_goes_too_far_does_not_turn_the_direction():
     assert refused(vectors) == {"s5": "norm"}
 
 
-def test_updates_that_change_nothing_are_not_compared():
-    assert refused([np.zeros(9)] * 3 + [near(1)]) == {}
+def test_updates_that_change_nothing_hide_nobody():
+    """Idle sites may be most of them; then those that move the model are compared."""
+    idle = [np.zeros(9)] * 4
+    assert refused([*idle, near(1)]) == {}
+    assert refused([*idle, near(1), near(2), near(3, 40)]) == {"s6": "norm"}
+    past = [Past(f"s{site}", 1, 10, norm, "") for site, norm in enumerate([0.0, 0.0, 3.0, 3.0])]
+    assert refused([*idle, near(3, 40)], past) == {"s4": "norm"}
+    assert refused(idle, past) == refused(idle) == {}
+
+
+def test_a_site_that_was_idle_mostly_is_compared_with_when_it_was_not():
+    only_own = AdmissionConfig(norm=None)
+    past = [Past("s0", number, 10, norm, "") for number, norm in enumerate([0.0, 0.0, 0.0, 3.0])]
+    assert refused([near(0, 40)], past, only_own) == {"s0": "own_norm"}
+    assert refused([near(0)], past, only_own) == {}
+    assert refused([near(0, 40)], past[:3], only_own) == {}

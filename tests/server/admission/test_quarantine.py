@@ -94,6 +94,8 @@ BAD = {
     "nan count": counting(**{"num-examples": math.nan}),
     "inflated count": counting(**{"num-examples": 10**9}),
     "inflated a little": counting(**{"num-examples": 15}),
+    "inflated validation": counting(**{"validation-examples": 2**53, "validation-correct": 2**53}),
+    "inflated test": counting(**{"test-examples": 15, "test-correct": 15, "test-loss": 0.0}),
     "scaled": moved(50.0),
     "scaled the other way": moved(-50.0),
     "endless number": moved(1e37),
@@ -234,6 +236,60 @@ def test_a_released_update_counts_once_as_a_late_one(home, typed):
     assert [line["action"] for line in trail(home.store, site="x")] == ["refused: update", "update released"]
 
 
+def released_then(run, behaviour):
+    """A site that answers a second time, to a task of which its first answer was let out meanwhile."""
+
+    def site(message, name):
+        release(run.store, run.folder.parent.parent, "r0001.train.x")
+        return behaviour(message, name)
+
+    return site
+
+
+def test_a_site_counts_once_for_a_task_whose_first_answer_was_released(make_run, store):
+    run = make_run(minimum=2, quorum=2)
+    begun = run.last()[1]
+    start(
+        run, FakeGrid({"a": answering(0.1), "x": in_turn(answering(0.3, 15), released_then(run, moved(0.2)))}, SURVEYS)
+    )
+    assert same(run.last()[1], average([Update("a", 10, shifted(begun, 0.1)), Update("x", 10, shifted(begun, 0.2))]))
+    [row] = rows(store, QuarantineRow)
+    assert row.state == "gone"
+    assert trail(store, site="x")[-1]["action"] == "released update not used"
+    assert "its later answer to the same task counts" in trail(store, site="x")[-1]["detail"]
+
+
+def test_what_was_released_stays_so_though_the_site_is_refused_for_the_task_again(make_run, store):
+    run = make_run(minimum=3, quorum=2)
+    begun = run.last()[1]
+    refused_twice = in_turn(answering(0.3, 15), released_then(run, answering(0.4, 16)))
+    failing = in_turn(lambda message, name: "data: gone", answering(0.2))
+    start(run, FakeGrid({"a": answering(0.1), "b": failing, "x": refused_twice}, SURVEYS))
+    made = {"a": (10, 0.1), "b": (10, 0.2), "x": (15, 0.3)}
+    assert same(run.last()[1], average([Update(site, count, shifted(begun, by)) for site, (count, by) in made.items()]))
+    [row] = rows(store, QuarantineRow)
+    assert (row.state, "declares 15" in row.reason) == ("counted", True)
+    actions = [line["action"] for line in trail(store, site="x")]
+    assert actions == ["refused: update", "update released", "refused: update"]
+
+
+def test_the_bits_of_an_update_that_was_released_are_not_new(home):
+    run = refused_run(home)
+    release(home.store, home.folder, f"{run.id}.r0001.train.x")
+    begun = run.model(0)
+
+    def replaying(message, name):
+        content = moved(0.1)(message, name)
+        content["arrays"] = shifted(begun, 50.0)
+        return content
+
+    start(run, FakeGrid({"a": answering(0.1), "x": answering(0.2)}), done=1)
+    start(run, FakeGrid({"a": answering(0.1), "x": replaying}), done=2)
+    assert "update of round 1" in reasons(home.store)["x"]
+    kept = {(row.site, row.round): row.norm for row in rows(home.store, AdmittedRow)}
+    assert kept["x", 1] is None  # how far it went is no measure for others
+
+
 def test_what_cannot_be_released(home, monkeypatch):
     refused_run(home, tensor(first(np.nan)))
     with pytest.raises(StaysRefused, match="cannot count, whoever says so: tensor"):
@@ -320,6 +376,19 @@ def test_who_is_refused_again_and_again_is_suspended(store, tmp_path):
     grid = FakeGrid({**HONEST, "x": tensor(first(np.nan))})
     start(run, grid, rounds=3)
     assert [len(asked) for asked in grid.asked if asked] == [4, 4, 3]
+    assert "2 of its updates were refused" in suspended(store)["x"]
+
+
+def test_who_is_asked_again_begins_anew(store, tmp_path):
+    config = small_run(rounds=4).model_copy(update={"admission": AdmissionConfig(suspend_after=2)})
+    run = Run.create(store, tmp_path, config, CLASSES)
+    grid = FakeGrid({**HONEST, "x": tensor(first(np.nan))})
+    start(run, grid, rounds=2)
+    assert list(suspended(store)) == ["x"]
+    resume(store, "x", actor="maria")
+    start(run, grid, done=2)
+    assert suspended(store) == {}
+    start(run, grid, done=3)
     assert "2 of its updates were refused" in suspended(store)["x"]
 
 

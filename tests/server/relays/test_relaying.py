@@ -35,7 +35,7 @@ from fedwon.server.aggregation.combining import MOST, combine, combined_metrics
 from fedwon.server.cli import app
 from fedwon.server.identity.standing import revoke
 from fedwon.server.relays.relaying import Relay, run_relay
-from fedwon.server.relays.rounds import RelayRounds, config_of
+from fedwon.server.relays.rounds import RelayRounds, config_of, evaluate_below
 from fedwon.server.rounds.site_grid import metrics_of
 from fedwon.server.runs.run import Run
 from fedwon.server.runs.starting import initial_weights
@@ -203,6 +203,16 @@ def test_the_numbers_are_those_of_one_site_with_all_images(answers):
             assert found[key] == pytest.approx(sum(answer[key] * answer[weight] for answer in answers) / total)
         else:
             assert 0 <= found[key] <= 100
+
+
+@pytest.mark.parametrize("surveyed", [True, False])
+def test_who_measures_on_more_images_than_it_has_does_not_decide_the_relays_accuracy(surveyed):
+    inflated = answering(0.0, 10, **{"validation-examples": 10**9, "validation-correct": 10**9})
+    grid = FakeGrid({"a": answering(0.0, 10), "x": inflated}, {name: {"bad": {"train": 10}} for name in "ax"})
+    content = RecordDict({"arrays": record(w=np.zeros(2, np.float32)), "config": ConfigRecord()})
+    together, single = evaluate_below(grid, content, number=1, name=str, timeout=5, surveyed=surveyed)
+    assert sorted(single) == (["a"] if surveyed else ["a", "x"])
+    assert together["validation-examples"] == sum(one["validation-examples"] for one in single.values())
 
 
 def test_numbers_that_only_some_tell_are_left_out_and_none_gets_out_of_hand():

@@ -173,13 +173,18 @@ BAD = {
     "half a test": (metrics(**{"test-examples": 3}), "the answer lacks test-correct"),
     "not finite": (metrics(**{"validation-loss": float("nan")}), "validation-loss is not a finite number"),
     "too good": (metrics(**{"validation-correct": 5}), "validation-correct is more"),
+    "on more images than it has": (
+        metrics(**{"validation-correct": 2**53, "validation-examples": 2**53}),
+        "validation-examples is 9007199254740992; the site reported 14 images",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_site_that_cannot_measure_does_not_stop_the_others(make_run, name):
     behaviour, reason = BAD[name]
-    run, grid = make_run(), FakeGrid({"a": site(evaluation=behaviour), "b": site()})
+    held = {"bad": {"train": 10, "validation": 4}}
+    run, grid = make_run(), FakeGrid({"a": site(evaluation=behaviour), "b": site()}, {"a": held, "b": held})
     result = evaluate_model(grid, run.task(0), run.last()[1], timeout=5)
     assert [score.site for score in result.scores] == ["b"]
     assert list(result.failures) == ["a"]
