@@ -1,13 +1,14 @@
 """A site's part in one sitting of secure aggregation: its secrets, and what it refuses to say.
 
 The secrets stay in Flower's state of the site, in memory and never on the disk: a site that starts anew in the middle
-of a sitting is lost to it, which the others' shares make up for. Each stage is gone through once. The rule that
-everything hangs on is in `reveal`: of each peer a site gives away a share of one secret, never of both, and once.
+of a sitting is lost to it, which the others' shares make up for. Each stage is gone through once. The rules that
+everything hangs on are in `reveal`: of each peer a site gives away a share of one secret, never of both, and once; and
+for each update of its own in one sitting only, which `opened_sums` remembers on the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flwr.app import RecordDict
@@ -35,6 +36,7 @@ class Seat:
         own_share: its share of that seed.
         neighbours: their names; their public keys in the same order.
         masked_with: the neighbours that it masked with; the shares that it holds for them in the same order.
+        run: whose update was masked, and in which round; `update` is its digest, empty where it moves nothing.
     """
 
     sitting: str
@@ -50,6 +52,9 @@ class Seat:
     masked_with: tuple[str, ...] = ()
     seed_shares: tuple[bytes, ...] = ()
     key_shares: tuple[bytes, ...] = ()
+    run: str = ""
+    round: int = 0
+    update: str = ""
 
 
 def set_up(state: RecordDict, request: Setup, site: str, secret: bytes = b"") -> Keys:
@@ -195,18 +200,23 @@ def note_masked(state: RecordDict, seat: Seat) -> None:
     state[SECURE] = pack(seat)
 
 
-def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST_COUNTED) -> Revealed:
+def reveal(
+    state: RecordDict, opening: Opening, site: str, note: Callable[[str, int, str], None], fewest: int = FEWEST_COUNTED
+) -> Revealed:
     """Give the shares away that open the sum, and forget the sitting.
 
     Args:
         state: Flower's state of the site.
         opening: whose updates are in the sum and who was lost.
         site: the site's name.
+        note: writes down, so that it lasts, for which run, round and update shares are given away; raises where they
+            were before.
         fewest: sites of this circle without which there is no sum.
 
     Raises:
         UnsafeRequest: somebody would be both in the sum and lost, is no peer of this sitting, or is missing in what the
-            server says; the sum is of too few; or the site has answered before.
+            server says; the sum is of too few; or the site has answered before, or for the same update in another
+            sitting.
     """
     seat = _seat(state, opening.sitting, _MASKED)
     counted, lost, peers = {*opening.counted}, {*opening.lost}, {*seat.masked_with, site}
@@ -218,6 +228,7 @@ def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST_
         raise UnsafeRequest(f"A sum of {len(counted)} of this circle's sites is not opened; {seat.threshold} may be.")
     seeds = {**dict(zip(seat.masked_with, seat.seed_shares, strict=True)), site: seat.own_share}
     held = dict(zip(seat.masked_with, seat.key_shares, strict=True))
+    note(seat.run, seat.round, seat.update)  # first: whatever happens from here on, these shares may be out
     del state[SECURE]
     return Revealed(
         opening.sitting, opening.counted, _of(seeds, opening.counted), opening.lost, _of(held, opening.lost)

@@ -22,7 +22,7 @@ class Table:
     def __init__(self, secrets=()):
         secrets = dict.fromkeys(NAMES, b"") | dict(secrets)
         self.server, self.secrets = Sitting(), secrets
-        self.states = {name: RecordDict() for name in NAMES}
+        self.states, self.noted = {name: RecordDict() for name in NAMES}, []
         self.keys = {name: seat.set_up(self.states[name], self.server.setup, name, secrets[name]) for name in NAMES}
         self.circles = self.server.circles(self.keys)
 
@@ -43,7 +43,7 @@ class Table:
 
     def reveal(self, counted, lost, name="a", sitting=None):
         opening = Opening(sitting or self.server.name, tuple(counted), tuple(lost))
-        return seat.reveal(self.states[name], opening, name)
+        return seat.reveal(self.states[name], opening, name, lambda *row: self.noted.append(row))
 
 
 @pytest.fixture

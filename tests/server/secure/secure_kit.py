@@ -70,8 +70,8 @@ class Sites(FakeGrid):
 
         @app.train()
         def train(message, context):
-            site = Site.of(context).name
-            masking = masking_of(message, context, site)
+            told, site = message.content["config"], Site.of(context).name
+            masking = masking_of(message, context, Site.of(context), told["run"], told["round"])
             assert masking is not None
             model = message.content["arrays"]
             masked, _ = masking.mask(moved(model, site), model, self.images[site])
