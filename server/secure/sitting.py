@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.secagg import graph, keys, shamir
@@ -17,6 +18,25 @@ from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What sites have agreed on once they have shared: with it a sitting goes on, also in another process.
+
+    Attributes:
+        sitting: its name.
+        keys: what each site brought.
+        around: the neighbours of each site, those that shared.
+        thresholds: shares that give a site's secrets back.
+        digests: of the seeds of the sites' own masks.
+    """
+
+    sitting: str
+    keys: Mapping[str, Keys]
+    around: Mapping[str, tuple[str, ...]]
+    thresholds: Mapping[str, int]
+    digests: Mapping[str, bytes]
 
 
 class Sitting:
@@ -38,6 +58,19 @@ class Sitting:
         self._thresholds: dict[str, int] = {}
         self._digests: dict[str, bytes] = {}
         self._openings: dict[str, Opening] = {}
+
+    @classmethod
+    def of(cls, agreed: Agreed) -> Sitting:
+        """Go on with a sitting after `orders`."""
+        made = cls()
+        made.name, made._keys, made._around = agreed.sitting, dict(agreed.keys), dict(agreed.around)
+        made._thresholds, made._digests = dict(agreed.thresholds), dict(agreed.digests)
+        return made
+
+    @property
+    def agreed(self) -> Agreed:
+        """What `of` goes on with."""
+        return Agreed(self.name, self._keys, self._around, self._thresholds, self._digests)
 
     @property
     def setup(self) -> Setup:

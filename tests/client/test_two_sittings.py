@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -35,6 +37,7 @@ class Curious:
 
     def __init__(self):
         host_app()
+        self._tasks = count()
         self.sites, self.named = Sites(dict.fromkeys("abcd", 10)), True
 
     def _answers(self, kind, stage, requests, run, number, **more):
@@ -42,7 +45,8 @@ class Curious:
         for name, request in requests.items():
             content = RecordDict({SECURE: pack(request), **more})
             message = Message(content, dst_node_id=node_id_of(name), message_type=stage, group_id=str(number))
-            set_message_id(message, task_id(run, number, stage, name) if self.named else "a-task")
+            task = f"task-{next(self._tasks)}"
+            set_message_id(message, task_id(run, number, task, name) if self.named else task)
             answer = self.sites._answer(message, name)
             if isinstance(answer, str):
                 raise Refused(answer)
