@@ -182,7 +182,7 @@ def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
         )
     if run.config.aggregation.secure.enabled:
         raise StaysRefused(
-            f"The update {row.task} cannot count: it is masked, and its masks come off in the sum of its own round only."
+            f"The update {row.task} cannot count: it is masked, and its masks come off in its own round's sum only."
         )
     try:
         run.model(row.round - 1)

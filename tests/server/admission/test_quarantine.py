@@ -249,7 +249,7 @@ def test_what_cannot_be_released(home, monkeypatch):
 def test_a_masked_update_is_not_released(home):
     run = refused_run(home)
     run.reconfigure(secure_run())
-    with pytest.raises(StaysRefused, match="is masked, and its masks come off in the sum of its own round only"):
+    with pytest.raises(StaysRefused, match="is masked, and its masks come off in its own round's sum only"):
         release(home.store, home.folder, f"{run.id}.r0001.train.x")
     assert listing(home.store, home.folder)[0]["state"] == "held"
 

@@ -7,11 +7,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.files import write_private
 from fedwon.common.secagg.fixed_point import FixedPoint
+from fedwon.common.secagg.stages import SECURE
 from fedwon.server.rounds.events import RoundCommitted, RunPaused, SiteFailed
 from fedwon.server.runs.run import Run
 from fedwon.server.secure import kept_sitting
@@ -255,6 +256,24 @@ def test_a_site_that_was_lost_for_a_moment_is_asked_again(secured):
     grid = Sites(IMAGES)
     run, strategy, told = secured(grid)
     grid.lost = {"train!": {"s1", "s2", "s3", "s4"}, "query.secagg_unmask!": {"s2", "s3", "s5"}}
+    start(run, strategy, grid)
+    assert sites_of(told) == tuple(IMAGES)
+
+
+def test_silent_sites_are_asked_again_where_some_of_the_shares_are_false(secured):
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid)
+
+    def forge(message, name):
+        content = Sites._answer(grid, message, name)
+        if name in {"s1", "s2"} and message.metadata.message_type == STAGES[3]:
+            answer = dict(content[SECURE])
+            forged = [share[:-1] + bytes([share[-1] ^ 1]) for share in answer["counted_shares"]]
+            return RecordDict({SECURE: ConfigRecord({**answer, "counted_shares": forged})})
+        return content
+
+    grid.behaviours = dict.fromkeys(IMAGES, forge)
+    grid.lost = {"query.secagg_unmask!": {"s6"}}  # of the five that answer three are true, and four are needed
     start(run, strategy, grid)
     assert sites_of(told) == tuple(IMAGES)
 
