@@ -8,6 +8,7 @@ for each update of its own in one sitting only, which `opened_sums` remembers on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from flwr.app import RecordDict
 
 from fedwon.common.errors import UnsafeRequest
 from fedwon.common.secagg import graph, keys, shamir
+from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.graph import FEWEST, FEWEST_COUNTED
 from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares, pack, read
@@ -155,11 +157,18 @@ def take_order(state: RecordDict, order: MaskOrder, site: str) -> Seat:
         raise UnsafeRequest("The server names others to mask with than the neighbours that got this site's shares.")
     if len(with_whom) + 1 < max(seat.threshold, FEWEST):
         raise UnsafeRequest(f"Of this site's circle {len(with_whom) + 1} are left, and {seat.threshold} are needed.")
-    if order.sites <= len(with_whom) or not (order.clip_norm > 0 and order.largest_weight > 0):
+    if order.sites <= len(with_whom) or not (_can_be_added(order) and 0 < order.largest_weight < math.inf):
         raise UnsafeRequest("The server asks for numbers that cannot be added up.")
     opened = [_opened(seat, name, sealed, site) for name, sealed in zip(with_whom, order.sealed, strict=True)]
     held = tuple(row[:_HALF] for row in opened), tuple(row[_HALF:] for row in opened)
     return replace(seat, stage=_MASKED, masked_with=with_whom, seed_shares=held[0], key_shares=held[1])
+
+
+def _can_be_added(order: MaskOrder) -> bool:
+    try:
+        return FixedPoint(order.clip_norm, order.sites).step > 0
+    except ValueError:
+        return False
 
 
 def _opened(seat: Seat, name: str, sealed: bytes, site: str) -> bytes:

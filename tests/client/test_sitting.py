@@ -129,7 +129,18 @@ class TestMasking:
         with pytest.raises(UnsafeRequest, match="site `b` sent for this one cannot be read"):
             table.take(sealed=(sealed[1], sealed[0], *sealed[2:]))
 
-    @pytest.mark.parametrize("changes", [{"clip_norm": 0.0}, {"largest_weight": -1.0}, {"sites": 3}])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"clip_norm": 0.0},
+            {"clip_norm": float("inf")},
+            {"clip_norm": 5e-324},
+            {"largest_weight": -1.0},
+            {"largest_weight": float("inf")},
+            {"sites": 3},
+            {"sites": 2**40},
+        ],
+    )
     def test_not_in_numbers_that_overflow(self, changes):
         with pytest.raises(UnsafeRequest, match="cannot be added up"):
             Table().share().take(**changes)
