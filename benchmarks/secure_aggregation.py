@@ -37,7 +37,10 @@ from benchmarks.light_rounds import MODELS, run_config, served, write_update
 from benchmarks.light_sites import LightSite, Seen, run_sites
 from benchmarks.recorded import IMAGES, Answer, Answering, Recorded
 from fedwon.client import sitting
+from fedwon.client.config import DataConfig, SiteConfig
+from fedwon.client.opened_sums import RECORD, OpenedSums
 from fedwon.client.secure import Masking
+from fedwon.client.site import Site
 from fedwon.common.arrays import open_record, write_record
 from fedwon.common.config import dump, parse
 from fedwon.common.flower import host_app, incoming, make_context
@@ -100,23 +103,30 @@ class Secured:
             self.sizes[stage].append(offer.ByteSize() + sum(record.ByteSize() for record in answer.records))
         return self._answers[offer.task_id]
 
+    def _site(self, name: str) -> Site:
+        return Site(name, SiteConfig(data=DataConfig(path=".")), self._scratch)
+
     def _made(self, site: str, offer: pb.Offer, stage: str) -> Answer:
         content = records_from_wire(offer.records, lambda _: ArrayRecord())
         context = self._contexts.setdefault(site, make_context(1, {}))
         if stage == "train":
             message = incoming(content, "train", node_id=1, message_id=offer.task_id, group_id=offer.group_id)
-            made, _ = Masking(message, context, site).mask(self._update, self._base, IMAGES)
+            task, own = content.config_records["config"], self._site(site)
+            masking = Masking(message, context, own, str(task["run"]), int(str(task["round"])))
+            made, _ = masking.mask(self._update, self._base, IMAGES)
             blob = write_record(made, self._scratch / f"{site}.safetensors", sync_folder=False)
             arrays = pb.Record(name="arrays", arrays=pb.Blob(digest=blob.digest, size=blob.size))
             metrics = [record for record in self._plain(site, offer).records if record.name == "metrics"]
             return Answer((arrays, *metrics), blob.path.read_bytes())
         reply: object
         if stage == SETUP:
+            context.state.pop(RECORD, None)  # for it is the same update each time, which a client refuses
             reply = sitting.set_up(context.state, unpack(Setup, content), site)
         elif stage == SHARE_KEYS:
             reply = sitting.share_keys(context.state, unpack(Circle, content), site)
         else:
-            reply = sitting.reveal(context.state, unpack(Opening, content), site)
+            opened = OpenedSums(self._site(site), context.state)
+            reply = sitting.reveal(context.state, unpack(Opening, content), site, opened.note)
         return Answer(tuple(records_to_wire(RecordDict({SECURE: pack(reply)}))))
 
 

@@ -66,7 +66,7 @@ def train_message(message: Message, context: Context) -> Message:
         Cancelled: the task was given up meanwhile.
     """
     site, task, data, model, local = _prepare(message, context, newest=-1)
-    masking = masking_of(message, context, site.name)
+    masking = masking_of(message, context, site, task.run, task.round)
     ledger = Ledger(site, context.state)
     ledger.permit(task)
     with _opened.forgetting(site):

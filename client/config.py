@@ -17,6 +17,8 @@ ADDRESS = r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 """`host:port`, or `[address]:port` for IPv6."""
 LEDGER = "privacy.json"
 """File in a site's folder: what private training has cost."""
+OPENED_SUMS = "opened-sums.json"
+"""File in a site's folder: which sums of masked updates it has helped to open."""
 
 
 class DataConfig(Settings):
@@ -59,6 +61,10 @@ class SiteConfig(Settings):
     """A file with a secret that the sites of the federation share and its server does not have: this site then masks
     its updates (docs/secure-aggregation.md) among sites that know it. Its owner alone may read it (0600). Empty:
     among all."""
+    opened_sums: str | None = None
+    """File in which the site keeps which sums of masked updates it has helped to open
+    ([secure aggregation](secure-aggregation.md)); relative paths start at client.yaml. Empty: `opened-sums.json`; in a
+    simulation: none."""
     privacy: SitePrivacyRules = SitePrivacyRules()
     """What this site asks of training on its images."""
 
@@ -105,5 +111,5 @@ class ClientConfig(SiteConfig, LinkConfig):
     """What a release must reach here before the line uses it, besides what the operator asks for."""
 
     def for_node(self, site: str, base: Path) -> dict[str, bool | int | float | str]:
-        """Return what Flower hands an app about its node; a site of a server keeps its ledger in a file."""
-        return {"privacy.ledger": LEDGER, **super().for_node(site, base)}
+        """Return what Flower hands an app about its node; a site of a server keeps what it must not forget in files."""
+        return {"privacy.ledger": LEDGER, "opened_sums": OPENED_SUMS, **super().for_node(site, base)}

@@ -1,19 +1,22 @@
 """A site's part in one sitting of secure aggregation: its secrets, and what it refuses to say.
 
 The secrets stay in Flower's state of the site, in memory and never on the disk: a site that starts anew in the middle
-of a sitting is lost to it, which the others' shares make up for. Each stage is gone through once. The rule that
-everything hangs on is in `reveal`: of each peer a site gives away a share of one secret, never of both, and once.
+of a sitting is lost to it, which the others' shares make up for. Each stage is gone through once. The rules that
+everything hangs on are in `reveal`: of each peer a site gives away a share of one secret, never of both, and once; and
+for each update of its own in one sitting only, which `opened_sums` remembers on the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flwr.app import RecordDict
 
 from fedwon.common.errors import UnsafeRequest
 from fedwon.common.secagg import graph, keys, shamir
+from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.graph import FEWEST, FEWEST_COUNTED
 from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares, pack, read
@@ -35,6 +38,7 @@ class Seat:
         own_share: its share of that seed.
         neighbours: their names; their public keys in the same order.
         masked_with: the neighbours that it masked with; the shares that it holds for them in the same order.
+        run: whose update was masked, and in which round; `update` is its digest, empty where it moves nothing.
     """
 
     sitting: str
@@ -50,6 +54,9 @@ class Seat:
     masked_with: tuple[str, ...] = ()
     seed_shares: tuple[bytes, ...] = ()
     key_shares: tuple[bytes, ...] = ()
+    run: str = ""
+    round: int = 0
+    update: str = ""
 
 
 def set_up(state: RecordDict, request: Setup, site: str, secret: bytes = b"") -> Keys:
@@ -150,11 +157,18 @@ def take_order(state: RecordDict, order: MaskOrder, site: str) -> Seat:
         raise UnsafeRequest("The server names others to mask with than the neighbours that got this site's shares.")
     if len(with_whom) + 1 < max(seat.threshold, FEWEST):
         raise UnsafeRequest(f"Of this site's circle {len(with_whom) + 1} are left, and {seat.threshold} are needed.")
-    if order.sites <= len(with_whom) or not (order.clip_norm > 0 and order.largest_weight > 0):
+    if order.sites <= len(with_whom) or not (_can_be_added(order) and 0 < order.largest_weight < math.inf):
         raise UnsafeRequest("The server asks for numbers that cannot be added up.")
     opened = [_opened(seat, name, sealed, site) for name, sealed in zip(with_whom, order.sealed, strict=True)]
     held = tuple(row[:_HALF] for row in opened), tuple(row[_HALF:] for row in opened)
     return replace(seat, stage=_MASKED, masked_with=with_whom, seed_shares=held[0], key_shares=held[1])
+
+
+def _can_be_added(order: MaskOrder) -> bool:
+    try:
+        return FixedPoint(order.clip_norm, order.sites).step > 0
+    except ValueError:
+        return False
 
 
 def _opened(seat: Seat, name: str, sealed: bytes, site: str) -> bytes:
@@ -195,18 +209,23 @@ def note_masked(state: RecordDict, seat: Seat) -> None:
     state[SECURE] = pack(seat)
 
 
-def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST_COUNTED) -> Revealed:
+def reveal(
+    state: RecordDict, opening: Opening, site: str, note: Callable[[str, int, str], None], fewest: int = FEWEST_COUNTED
+) -> Revealed:
     """Give the shares away that open the sum, and forget the sitting.
 
     Args:
         state: Flower's state of the site.
         opening: whose updates are in the sum and who was lost.
         site: the site's name.
+        note: writes down, so that it lasts, for which run, round and update shares are given away; raises where they
+            were before.
         fewest: sites of this circle without which there is no sum.
 
     Raises:
         UnsafeRequest: somebody would be both in the sum and lost, is no peer of this sitting, or is missing in what the
-            server says; the sum is of too few; or the site has answered before.
+            server says; the sum is of too few; or the site has answered before, or for the same update in another
+            sitting.
     """
     seat = _seat(state, opening.sitting, _MASKED)
     counted, lost, peers = {*opening.counted}, {*opening.lost}, {*seat.masked_with, site}
@@ -218,6 +237,7 @@ def reveal(state: RecordDict, opening: Opening, site: str, fewest: int = FEWEST_
         raise UnsafeRequest(f"A sum of {len(counted)} of this circle's sites is not opened; {seat.threshold} may be.")
     seeds = {**dict(zip(seat.masked_with, seat.seed_shares, strict=True)), site: seat.own_share}
     held = dict(zip(seat.masked_with, seat.key_shares, strict=True))
+    note(seat.run, seat.round, seat.update)  # first: whatever happens from here on, these shares may be out
     del state[SECURE]
     return Revealed(
         opening.sitting, opening.counted, _of(seeds, opening.counted), opening.lost, _of(held, opening.lost)

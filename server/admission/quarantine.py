@@ -188,6 +188,10 @@ def _check_releasable(row: QuarantineRow, store: Store, root: Path) -> None:
             f"The update {row.task} cannot count: run {row.run} promises privacy of whole sites, and its site would be "
             "in one average twice."
         )
+    if run.config.aggregation.secure.enabled:
+        raise StaysRefused(
+            f"The update {row.task} cannot count: it is masked, and its masks come off in its own round's sum only."
+        )
     try:
         run.model(row.round - 1)
     except RunMissing:

@@ -7,8 +7,11 @@ that cannot be meant counts as if it had not answered. The order is `circles`, `
 from __future__ import annotations
 
 import logging
+import math
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.secagg import graph, keys, shamir
@@ -17,6 +20,29 @@ from fedwon.common.secagg.masking import Mask, pair_sign
 from fedwon.common.secagg.messages import Circle, Keys, MaskOrder, Opening, Revealed, Setup, Shares
 
 logger = logging.getLogger(__name__)
+
+_RANDOM = secrets.SystemRandom()
+MOST_TRIES = 1000
+"""So many sets of shares are tried for a secret, of which some are false."""
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What sites have agreed on once they have shared: with it a sitting goes on, also in another process.
+
+    Attributes:
+        sitting: its name.
+        keys: what each site brought.
+        around: the neighbours of each site, those that shared.
+        thresholds: shares that give a site's secrets back.
+        digests: of the seeds of the sites' own masks.
+    """
+
+    sitting: str
+    keys: Mapping[str, Keys]
+    around: Mapping[str, tuple[str, ...]]
+    thresholds: Mapping[str, int]
+    digests: Mapping[str, bytes]
 
 
 class Sitting:
@@ -38,6 +64,20 @@ class Sitting:
         self._thresholds: dict[str, int] = {}
         self._digests: dict[str, bytes] = {}
         self._openings: dict[str, Opening] = {}
+        self._false: set[str] = set()
+
+    @classmethod
+    def of(cls, agreed: Agreed) -> Sitting:
+        """Go on with a sitting after `orders`."""
+        made = cls()
+        made.name, made._keys, made._around = agreed.sitting, dict(agreed.keys), dict(agreed.around)
+        made._thresholds, made._digests = dict(agreed.thresholds), dict(agreed.digests)
+        return made
+
+    @property
+    def agreed(self) -> Agreed:
+        """What `of` goes on with."""
+        return Agreed(self.name, self._keys, self._around, self._thresholds, self._digests)
 
     @property
     def setup(self) -> Setup:
@@ -164,16 +204,16 @@ class Sitting:
             TooFewUpdates: too few answers by now.
             NotASum: shares are there and give back something else than what was shared.
         """
-        seeds: dict[str, list[bytes]] = {}
-        private: dict[str, list[bytes]] = {}
+        seeds: dict[str, dict[str, bytes]] = {}
+        private: dict[str, dict[str, bytes]] = {}
         for site, answer in sorted(answers.items()):
             opening = self._openings.get(site)
             if opening is not None and _answers(answer, opening):
-                _add(seeds, answer.counted, answer.counted_shares)
-                _add(private, answer.lost, answer.lost_shares)
-        found = [Mask(self._seed(site, seeds.get(site, [])), -1) for site in self._openings]
+                _add(seeds, site, answer.counted, answer.counted_shares)
+                _add(private, site, answer.lost, answer.lost_shares)
+        found = [Mask(self._seed(site, seeds.get(site, {})), -1) for site in self._openings]
         for site in sorted({name for opening in self._openings.values() for name in opening.lost}):
-            key = self._private_key(site, private.get(site, []))
+            key = self._private_key(site, private.get(site, {}))
             found += [
                 Mask(keys.mask_seed(key, self._keys[name].masking, self.name), -pair_sign(name, site))
                 for name in self._around[site]
@@ -181,32 +221,56 @@ class Sitting:
             ]
         return found
 
-    def _seed(self, site: str, shares: Sequence[bytes]) -> bytes:
+    def _seed(self, site: str, shares: Mapping[str, bytes]) -> bytes:
         return self._joined(site, shares, lambda seed: keys.digest_of(seed, self.name) == self._digests[site])
 
-    def _private_key(self, site: str, shares: Sequence[bytes]) -> bytes:
+    def _private_key(self, site: str, shares: Mapping[str, bytes]) -> bytes:
         return self._joined(site, shares, lambda key: keys.public_of(key) == self._keys[site].masking)
 
-    def _joined(self, site: str, shares: Sequence[bytes], right: Callable[[bytes], bool]) -> bytes:
-        """Give a secret of a site back; where some shares are false, others are tried."""
+    def _joined(self, site: str, shares: Mapping[str, bytes], right: Callable[[bytes], bool]) -> bytes:
+        """Give a secret of a site back, of the shares of these holders; where some are false, others are tried."""
         needed = self._thresholds[site]
         if len(shares) < needed:
             raise TooFewUpdates(
                 f"The sum cannot be opened: {len(shares)} shares are here of {needed} that take a mask of {site} off."
             )
-        for start in range(len(shares)):
-            some = (*shares, *shares)[start : start + needed]
-            try:
-                secret = shamir.join(some)
-            except ValueError:
-                continue
-            if right(secret):
-                if start:
-                    logger.warning("some site gave a false share of the mask of %s; others were enough", site)
+        trusted_first = sorted(shares, key=lambda holder: (holder in self._false, holder))
+        for holders in _choices(trusted_first, needed):
+            some = [shares[holder] for holder in holders]
+            secret = _join(some)
+            if secret is not None and right(secret):
+                if list(holders) != trusted_first[:needed]:
+                    self._find_false(site, shares, some, secret)
                 return secret
         raise NotASum(
             f"The mask of site `{site}` cannot be taken off: it, or one that held its shares, gave false ones."
         )
+
+    def _find_false(self, site: str, shares: Mapping[str, bytes], good: Sequence[bytes], secret: bytes) -> None:
+        """Remember who gave a share that does not go with good ones: of other secrets theirs are tried last."""
+        new = {holder for holder, share in shares.items() if share not in good and holder not in self._false}
+        new = {holder for holder in new if _join([*good[1:], shares[holder]]) != secret}
+        logger.warning("false shares, as of the mask of %s, came from %s; others were enough", site, sorted(new))
+        self._false |= new
+
+
+def _choices(holders: Sequence[str], needed: int) -> Iterable[Sequence[str]]:
+    """Return sets of so many holders to try, the first ones first, no more than `MOST_TRIES`.
+
+    Where there are more, they are drawn: in order, one false share in front would stay in all that are tried.
+    """
+    yield holders[:needed]
+    if math.comb(len(holders), needed) <= MOST_TRIES:
+        yield from islice(combinations(holders, needed), 1, None)
+    else:
+        yield from (_RANDOM.sample(holders, needed) for _ in range(MOST_TRIES - 1))
+
+
+def _join(shares: Sequence[bytes]) -> bytes | None:
+    try:
+        return shamir.join(shares)
+    except ValueError:
+        return None
 
 
 def _answers(answer: Revealed, opening: Opening) -> bool:
@@ -216,6 +280,6 @@ def _answers(answer: Revealed, opening: Opening) -> bool:
     return whole and (answer.sitting, answer.counted, answer.lost) == asked
 
 
-def _add(found: dict[str, list[bytes]], names: Sequence[str], shares: Sequence[bytes]) -> None:
+def _add(found: dict[str, dict[str, bytes]], holder: str, names: Sequence[str], shares: Sequence[bytes]) -> None:
     for name, share in zip(names, shares, strict=True):
-        found.setdefault(name, []).append(share)
+        found.setdefault(name, {})[holder] = share

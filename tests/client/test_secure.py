@@ -22,6 +22,7 @@ from fedwon.common.secagg.stages import SECURE
 from fedwon.server.secure.sitting import Sitting
 
 NAMES = ("a", "b", "c")
+SITE = Site("a", SiteConfig(data=DataConfig(path="x")), Path())
 
 
 def record(**arrays) -> ArrayRecord:
@@ -52,9 +53,13 @@ def asked():
     return make
 
 
+def masking_at(message, context) -> Masking:
+    return Masking(message, context, SITE, "run", 1)
+
+
 def unmasked(message, context, update, examples=5):
     """What a site sends, its masks taken off by its own secrets."""
-    masking = Masking(message, context, "a")
+    masking = masking_at(message, context)
     made, shortened = masking.mask(update, BASE, examples)
     words = {name: array.numpy().reshape(-1).view(np.uint32).copy() for name, array in made.items()}
     rows = [words[name] for name in sorted(words)]
@@ -95,7 +100,7 @@ def test_a_long_update_is_shortened_to_the_norm(asked):
 def test_what_is_no_number_is_not_masked(asked, bad):
     message, context = asked()
     update = record(w=np.full((2, 3), bad, np.float32), b=np.zeros(4, np.float32))
-    masking = Masking(message, context, "a")
+    masking = masking_at(message, context)
     with pytest.raises(TaskFailed, match="not finite; masked, nobody could find them"):
         masking.mask(update, BASE, 5)
 
@@ -104,12 +109,12 @@ def test_counters_and_other_shapes_cannot_be_masked(asked):
     for update in (record(w=np.zeros((2, 3), np.int64)), record(w=np.zeros(6, np.float32))):
         message, context = asked()
         with pytest.raises(TaskFailed, match="Tensor `w` cannot be masked"):
-            Masking(message, context, "a").mask(update, BASE, 5)
+            masking_at(message, context).mask(update, BASE, 5)
 
 
 def test_one_update_goes_out_of_a_sitting(asked):
     message, context = asked()
-    one, other = Masking(message, context, "a"), Masking(message, context, "a")
+    one, other = masking_at(message, context), masking_at(message, context)
     one.mask(BASE, BASE, 5)
     with pytest.raises(UnsafeRequest):
         other.mask(BASE, BASE, 5)
@@ -117,9 +122,9 @@ def test_one_update_goes_out_of_a_sitting(asked):
 
 def test_a_task_without_an_order_is_not_masked(asked):
     message, context = asked()
-    assert masking_of(message, context, "a") is not None
+    assert masking_of(message, context, SITE, "run", 1) is not None
     del message.content[SECURE]
-    assert masking_of(message, context, "a") is None
+    assert masking_of(message, context, SITE, "run", 1) is None
 
 
 def test_the_circles_secret(tmp_path):

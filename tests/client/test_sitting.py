@@ -22,7 +22,7 @@ class Table:
     def __init__(self, secrets=()):
         secrets = dict.fromkeys(NAMES, b"") | dict(secrets)
         self.server, self.secrets = Sitting(), secrets
-        self.states = {name: RecordDict() for name in NAMES}
+        self.states, self.noted = {name: RecordDict() for name in NAMES}, []
         self.keys = {name: seat.set_up(self.states[name], self.server.setup, name, secrets[name]) for name in NAMES}
         self.circles = self.server.circles(self.keys)
 
@@ -43,7 +43,7 @@ class Table:
 
     def reveal(self, counted, lost, name="a", sitting=None):
         opening = Opening(sitting or self.server.name, tuple(counted), tuple(lost))
-        return seat.reveal(self.states[name], opening, name)
+        return seat.reveal(self.states[name], opening, name, lambda *row: self.noted.append(row))
 
 
 @pytest.fixture
@@ -129,7 +129,18 @@ class TestMasking:
         with pytest.raises(UnsafeRequest, match="site `b` sent for this one cannot be read"):
             table.take(sealed=(sealed[1], sealed[0], *sealed[2:]))
 
-    @pytest.mark.parametrize("changes", [{"clip_norm": 0.0}, {"largest_weight": -1.0}, {"sites": 3}])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"clip_norm": 0.0},
+            {"clip_norm": float("inf")},
+            {"clip_norm": 5e-324},
+            {"largest_weight": -1.0},
+            {"largest_weight": float("inf")},
+            {"sites": 3},
+            {"sites": 2**40},
+        ],
+    )
     def test_not_in_numbers_that_overflow(self, changes):
         with pytest.raises(UnsafeRequest, match="cannot be added up"):
             Table().share().take(**changes)

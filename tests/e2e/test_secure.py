@@ -60,9 +60,12 @@ def at(point: str, nth: int = 1) -> dict:
 
 
 def test_a_third_is_killed_at_each_step_and_the_sum_is_the_plain_one(fleets, tmp_path):
-    """In round 1 one of three dies before it masks its update, in 2 one at the opening of the sum, in 3 the server."""
+    """In round 1 one of three dies before it masks its update, in 2 one at the opening of the sum, in 3 the server.
+
+    That one dies when all have given their shares away, which none of them does twice for one round.
+    """
     fleet = fleets(**SECURE)
-    server = fleet.start_server(fault=at("server.secure.sitting:Sitting.openings", 3))
+    server = fleet.start_server(fault=at("server.secure.sitting:Sitting.masks", 3))
     dying = {"paper": at("client.secure:Masking.mask"), "metal": at("client.secure:_unmask", 2)}
     sites = {}
     for name in SITES:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwon.common.errors import FedwonError
-from tests.fuzz import files, messages, texts
+from tests.fuzz import files, messages, sittings, texts
 
 CORPUS = Path(__file__).parent / "corpus"
 LARGEST_INPUT = 4096
@@ -49,6 +49,6 @@ class Target:
 
 TARGETS: Mapping[str, Target] = {
     name: Target(name, decode, seeds)
-    for part in (files, messages, texts)
+    for part in (files, messages, sittings, texts)
     for name, (decode, seeds) in part.DECODERS.items()
 }

@@ -22,6 +22,7 @@ from fedwon.server.runs.run import Run
 from fedwon.server.serving import Home
 from fedwon.server.store import now
 from tests.server.rounds.test_strategy import in_turn, reasons, silent, start, states, wide
+from tests.server.secure.secure_kit import secure_run
 from tests.server.server_kit import (
     CLASSES,
     FakeGrid,
@@ -299,6 +300,14 @@ def test_what_cannot_be_released(home, monkeypatch):
         release(home.store, home.folder, "train.x")
     with pytest.raises(StaysRefused, match="cannot count, whoever says so: it declares no training image"):
         release(home.store, home.folder, f"{run.id}.r0001.train.x")
+
+
+def test_a_masked_update_is_not_released(home):
+    run = refused_run(home)
+    run.reconfigure(secure_run())
+    with pytest.raises(StaysRefused, match="is masked, and its masks come off in its own round's sum only"):
+        release(home.store, home.folder, f"{run.id}.r0001.train.x")
+    assert listing(home.store, home.folder)[0]["state"] == "held"
 
 
 def test_what_comes_too_late(home):

@@ -47,7 +47,7 @@ class Sites(FakeGrid):
 
     Attributes:
         lost: for each stage the sites that are silent from it on, in each attempt; of a stage `stage!` only once.
-        seen: what the server got of each masked update.
+        kept: what was answered, by task: a site's journal hands it in again.
     """
 
     def __init__(self, images: Mapping[str, int], circle: Mapping[str, str] | None = None) -> None:
@@ -55,6 +55,7 @@ class Sites(FakeGrid):
         self.images, self.lost = dict(images), {}
         self.surveys = {name: {"a": {"train": count, "validation": 1}} for name, count in images.items()}
         self.messages: list[Message] = []
+        self.kept: dict[str, RecordDict] = {}
         self._app, circle = self._made(), circle or {}
         self._contexts = {
             name: make_context(
@@ -70,8 +71,8 @@ class Sites(FakeGrid):
 
         @app.train()
         def train(message, context):
-            site = Site.of(context).name
-            masking = masking_of(message, context, site)
+            told, site = message.content["config"], Site.of(context).name
+            masking = masking_of(message, context, Site.of(context), told["run"], told["round"])
             assert masking is not None
             model = message.content["arrays"]
             masked, _ = masking.mask(moved(model, site), model, self.images[site])
@@ -88,6 +89,8 @@ class Sites(FakeGrid):
             once.remove(name)
             return None
         metadata = message.metadata
+        if metadata.message_id in self.kept:
+            return self.kept[metadata.message_id]
         arrived = incoming(
             message.content,
             metadata.message_type,
@@ -97,6 +100,8 @@ class Sites(FakeGrid):
         )
         self.messages.append(message)
         try:
-            return self._app(arrived, self._contexts[name]).content
+            content = self._app(arrived, self._contexts[name]).content
         except FedwonError as error:
             return error.message
+        self.kept[metadata.message_id] = content
+        return content

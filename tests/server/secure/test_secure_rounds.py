@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedwon.common.errors import NotASum, TooFewUpdates
 from fedwon.common.files import write_private
 from fedwon.common.secagg.fixed_point import FixedPoint
+from fedwon.common.secagg.stages import SECURE
 from fedwon.server.rounds.events import RoundCommitted, RunPaused, SiteFailed
 from fedwon.server.runs.run import Run
+from fedwon.server.secure import kept_sitting
+from fedwon.server.secure.sitting import Sitting
 from fedwon.server.secure.strategy import SecureFedWon
 from tests.server.secure.secure_kit import STAGES, Sites, moved, secure_run
 
@@ -116,7 +120,7 @@ def test_more_than_half_lost_is_asked_for_again_and_then_told(secured):
     assert run.last()[0] == 0
 
 
-def test_a_sum_that_could_not_be_opened_is_asked_for_in_a_new_sitting(secured):
+def test_a_sum_that_could_not_be_opened_is_asked_for_in_a_new_sitting_of_those_who_did_not_help(secured):
     grid = Sites(IMAGES)
     run, strategy, _ = secured(grid, retries=1)
     first = run.last()[1]
@@ -131,9 +135,67 @@ def test_a_sum_that_could_not_be_opened_is_asked_for_in_a_new_sitting(secured):
 
     grid.behaviours = dict.fromkeys(IMAGES, site)
     start(run, strategy, grid)
-    assert_same(run.last()[1], plain_mean(first, IMAGES, 6))
+    left = {name: IMAGES[name] for name in ("s1", "s2", "s3")}
+    assert_same(run.last()[1], plain_mean(first, left, 3, largest=30.0))
     trainings = [name for name in asked if ".train-" in name]
-    assert len(trainings) == len(set(trainings)) == 12  # other tasks in the new sitting
+    assert len(trainings) == len(set(trainings)) == 9  # other tasks in the new sitting
+
+
+def test_without_enough_others_the_round_is_not_asked_for_again(secured):
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid, retries=2, minimum=4, quorum=4)
+    grid.lost = {STAGES[3]: ["s1", "s2", "s3"]}
+    with pytest.raises(TooFewUpdates, match=r"cannot be asked for again with s4, s5, s6: they have helped to open"):
+        start(run, strategy, grid)
+    trained = [message for message in grid.messages if message.metadata.message_type == "train"]
+    assert len(trained) == 6
+
+
+@pytest.mark.parametrize("point", ["openings", "masks"])
+def test_after_a_crash_the_round_goes_on_in_its_sitting(secured, monkeypatch, point):
+    """Also where all sites have given their shares away, which none does twice for one round."""
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid)
+    first = run.last()[1]
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Sitting, point, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(run, strategy, grid)
+    before = len(grid.messages)
+    start(run, SecureFedWon(run, grid), grid)
+    assert_same(run.last()[1], plain_mean(first, IMAGES, 6))
+    later = {message.metadata.message_type for message in grid.messages[before:]}
+    assert later <= {STAGES[3]}  # nobody shared or trained again
+    assert not list(run.spool.iterdir())
+
+
+def test_after_a_crash_the_sum_is_of_the_same_updates_or_there_is_none(secured, monkeypatch):
+    grid = Sites(IMAGES)
+    run, strategy, _ = secured(grid, retries=1)
+    first = run.last()[1]
+    grid.lost = {"train": ["s6"]}
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Sitting, "masks", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(run, strategy, grid)
+    grid.lost = {"train": ["s2"]}  # s6, which was said to be lost, is back; s2, which counts, is away
+    with pytest.raises(TooFewUpdates, match="the updates of s2 are in it already, and are not here any more"):
+        start(run, SecureFedWon(run, grid), grid)
+    grid.lost = {}
+    start(run, SecureFedWon(run, grid), grid)
+    assert_same(run.last()[1], plain_mean(first, {name: IMAGES[name] for name in IMAGES if name != "s6"}, 6))
+
+
+def test_a_sitting_that_cannot_be_read_or_is_of_another_round_is_not_gone_on_with(secured):
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid)
+    (run.spool / kept_sitting.FILE).write_text("{")
+    assert kept_sitting.kept(run.spool, 1) is None
+    start(run, strategy, grid)
+    assert sites_of(told) == tuple(IMAGES)
+    strategy._close_sum(1, ())
+    assert kept_sitting.kept(run.spool, 1) is not None
+    assert kept_sitting.kept(run.spool, 2) is None
 
 
 def meddling(grid, site, change):
@@ -194,6 +256,24 @@ def test_a_site_that_was_lost_for_a_moment_is_asked_again(secured):
     grid = Sites(IMAGES)
     run, strategy, told = secured(grid)
     grid.lost = {"train!": {"s1", "s2", "s3", "s4"}, "query.secagg_unmask!": {"s2", "s3", "s5"}}
+    start(run, strategy, grid)
+    assert sites_of(told) == tuple(IMAGES)
+
+
+def test_silent_sites_are_asked_again_where_some_of_the_shares_are_false(secured):
+    grid = Sites(IMAGES)
+    run, strategy, told = secured(grid)
+
+    def forge(message, name):
+        content = Sites._answer(grid, message, name)
+        if name in {"s1", "s2"} and message.metadata.message_type == STAGES[3]:
+            answer = dict(content[SECURE])
+            forged = [share[:-1] + bytes([share[-1] ^ 1]) for share in answer["counted_shares"]]
+            return RecordDict({SECURE: ConfigRecord({**answer, "counted_shares": forged})})
+        return content
+
+    grid.behaviours = dict.fromkeys(IMAGES, forge)
+    grid.lost = {"query.secagg_unmask!": {"s6"}}  # of the five that answer three are true, and four are needed
     start(run, strategy, grid)
     assert sites_of(told) == tuple(IMAGES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from fedwon.client import sitting as seat
 from fedwon.common.errors import NotASum, TooFewUpdates
+from fedwon.common.secagg import shamir
 from fedwon.common.secagg.fixed_point import FixedPoint
 from fedwon.common.secagg.masking import apply_masks
-from fedwon.server.secure.sitting import Sitting
+from fedwon.server.secure.sitting import MOST_TRIES, Sitting
 
 SIZES = (5, 1, 7)
 STEPS = ("keys", "shares", "update", "opening")
@@ -60,7 +62,7 @@ def held(sites, lost=(), degree=None, seed=0, tamper=lambda answers: answers):
     orders = server.orders(shares, clip_norm=4.0, largest_weight=1.0, by_examples=False)
     uploads = {name: sites[name].upload(one) for name, one in there(orders, 2).items()}
     openings = there(server.openings(uploads), 3)
-    answers = {name: seat.reveal(sites[name].state, one, name) for name, one in openings.items()}
+    answers = {name: seat.reveal(sites[name].state, one, name, lambda *_: None) for name, one in openings.items()}
     masks = server.masks(tamper(answers))
     total, plain = np.zeros(sum(SIZES), dtype=np.uint32), np.zeros(sum(SIZES), dtype=np.int64)
     for name, words in uploads.items():
@@ -136,20 +138,42 @@ def false(share):
     return share[:-1] + bytes([share[-1] ^ 1])
 
 
-def test_a_site_that_gives_false_shares_is_made_up_for():
-    def tamper(answers):
-        bad = answers["s01"]
-        forged = seat.Revealed(
-            bad.sitting,
-            bad.counted,
-            tuple(map(false, bad.counted_shares)),
-            bad.lost,
-            tuple(map(false, bad.lost_shares)),
-        )
-        return {**answers, "s01": forged}
+def lying(*names):
+    """What makes these sites' shares false."""
 
-    total, plain, _ = held(parties(7), [[], [], ["s00"]], tamper=tamper)
+    def forged(bad):
+        of_counted, of_lost = (tuple(map(false, shares)) for shares in (bad.counted_shares, bad.lost_shares))
+        return seat.Revealed(bad.sitting, bad.counted, of_counted, bad.lost, of_lost)
+
+    return lambda answers: {name: forged(one) if name in names else one for name, one in answers.items()}
+
+
+def test_a_site_that_gives_false_shares_is_made_up_for():
+    total, plain, _ = held(parties(7), [[], [], ["s00"]], tamper=lying("s01"))
     assert total == plain
+
+
+@pytest.mark.parametrize("liars", [(0, 3), (2, 5), (1, 2)], ids=str)
+def test_so_are_two_as_long_as_enough_others_are_true(liars):
+    total, plain, _ = held(parties(7), tamper=lying(*(f"s{number:02}" for number in liars)))
+    assert total == plain
+
+
+def test_of_many_sites_a_few_that_lie_are_found_and_named_once(caplog):
+    liars = ("s02", "s03", "s09", "s17")
+    total, plain, _ = held(parties(24), tamper=lying(*liars))
+    assert total == plain
+    said = [record.getMessage() for record in caplog.records if "false share" in record.getMessage()]
+    assert len(said) == 1
+    assert all(name in said[0] for name in liars)
+
+
+def test_the_search_among_false_shares_ends(monkeypatch):
+    tried = Mock(side_effect=shamir.join)
+    monkeypatch.setattr("fedwon.server.secure.sitting.shamir.join", tried)
+    with pytest.raises(NotASum, match="cannot be taken off"):
+        held(parties(24), tamper=lying(*(f"s{number:02}" for number in range(12))))
+    assert tried.call_count <= MOST_TRIES + 1
 
 
 def test_too_many_false_shares_give_no_sum_and_no_wrong_one():
