@@ -159,10 +159,16 @@ def test_images_that_changed_fail_one_task_only(folder: Path) -> None:
     assert ask("train", context)["metrics"]["num-examples"] == 11
 
 
-def test_only_a_few_sites_are_kept(folder: Path) -> None:
-    for number in range(module._Opened.limit + 3):
+def test_as_many_sites_are_kept_as_fit_into_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("evaluate", site(folder, "line0"))
+    ((_, held),) = module._opened._entries.values()
+    monkeypatch.setattr(module._Opened, "most_bytes", 20 * held.nbytes)
+    for number in range(1, 23):
         ask("evaluate", site(folder, f"line{number}"))
-    assert len(module._opened._entries) == module._Opened.limit
+    assert len(module._opened._entries) == 20
+    monkeypatch.setattr(module._Opened, "most_bytes", 1)
+    ask("evaluate", site(folder, "line30"))
+    assert len(module._opened._entries) == 1, "the latest stays, however large it is"
 
 
 def test_what_was_left_out_is_told(folder: Path) -> None:

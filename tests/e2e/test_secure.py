@@ -1,4 +1,4 @@
-"""Secure aggregation between real processes, of which a third dies at each step, and then the server."""
+"""Secure aggregation between real processes, of which a third dies before masking or at the opening, and the server."""
 
 from __future__ import annotations
 
