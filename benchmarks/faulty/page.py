@@ -63,7 +63,12 @@ it is made for federations that have run for weeks.
 
 def page(rows: Sequence[Row]) -> str:
     """Return the page."""
-    parts = [HEAD.format(rounds=ROUNDS, first=FIRST, last=LAST, near=100 * NEAR), _standing(rows), _faults()]
+    parts = [
+        HEAD.format(rounds=ROUNDS, first=FIRST, last=LAST, near=100 * NEAR),
+        _standing(rows),
+        _faults(),
+        _together(rows),
+    ]
     for name, kind in SETS.items():
         of_set = [row for row in rows if row["images"] == name]
         if of_set:
@@ -92,6 +97,40 @@ def _faults() -> str:
         if name != "nothing"
     ]
     return "\n".join(["| fault | what it is | |", "|---|---|---|", *lines, ""])
+
+
+def _together(rows: Sequence[Row]) -> str:
+    """What the faults that are repaired come to, method by method: cost, and how soon the line is back."""
+    lines = [
+        "## All faults that are repaired, together\n",
+        "Costs of all image sets and seeds, of lines beside themselves:\n",
+    ]
+    lines += ["| method | cost while it lasts | back at once or after a round | back later | not back by the end |"]
+    lines += ["|---|---|---|---|---|"]
+    for method in METHODS:
+        pairs = list(_repaired(rows, method))
+        if not pairs:
+            continue
+        span = slice(FIRST, LAST)
+        costs = [
+            statistics.fmean(other["curves"][OWN][span]) - statistics.fmean(row["curves"][OWN][span])
+            for row, other in pairs
+        ]
+        back = [_recovered(row, other, row["fault"]) for row, other in pairs]
+        soon, never = sum(rounds in {0, 1} for rounds in back), back.count(None)
+        cost = f"{100 * statistics.fmean(costs):.1f} points"
+        lines.append(f"| {method} | {cost} | {soon} of {len(back)} | {len(back) - soon - never} | {never} |")
+    return "\n".join([*lines, ""])
+
+
+def _repaired(rows: Sequence[Row], method: str) -> Iterator[tuple[Row, Row]]:
+    """Each row of a fault that is repaired, beside the run without it."""
+    of_method = [row for row in rows if row["method"] == method and not row["failed"]]
+    quiet = {(row["images"], row["seed"]): row for row in of_method if row["fault"] == "nothing"}
+    for row in of_method:
+        other = quiet.get((row["images"], row["seed"]))
+        if other is not None and row["fault"] != "nothing" and not FAULTS[row["fault"]].lasts:
+            yield row, other
 
 
 def _name(fault: str) -> str:

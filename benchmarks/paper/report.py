@@ -13,7 +13,8 @@ from benchmarks import batch_one, lines
 from benchmarks.paper.curves import learning_curve, svg
 from benchmarks.paper.forms import forms
 from benchmarks.paper.partitions import DomainASite, LabelSkew
-from benchmarks.paper.protocols import PROTOCOLS, SMALL_BATCH, Protocol
+from benchmarks.paper.protocol import SMALL_BATCH, Protocol
+from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.published import NOT_COMPARABLE, published_average, published_skew, published_table
 from benchmarks.paper.running import RESULTS
 from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows

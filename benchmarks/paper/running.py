@@ -16,7 +16,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.protocol import Protocol
+from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.scoring import scored_images
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
 from benchmarks.paper.variants import VARIANTS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.protocol import Protocol
+from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import Spec, result_path
 from benchmarks.paper.scoring import by_domain
 from benchmarks.paper.tuning import chosen, mean_score, rows

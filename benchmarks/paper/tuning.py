@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.protocols import PROTOCOLS, Protocol
+from benchmarks.paper.protocol import Protocol
+from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import RESULTS, Spec, result_path
 from benchmarks.paper.variants import VARIANTS
 from fedwon.server.comparison.scoring import METRICS

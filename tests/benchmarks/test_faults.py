@@ -111,6 +111,7 @@ def test_the_page_says_what_a_fault_costs_and_when_the_line_recovers():
     [line] = [line for line in made.splitlines() if line.startswith("| noise | fedwon")]
     cells = [cell.strip() for cell in line.split("|")[3:]]
     assert cells[:5] == ["60.0 %", "20.0 %", "60.0 %", "-10.0", "1"]
+    assert "| fedwon | 40.0 points | 1 of 1 | 0 | 0 |" in made
     assert "2 of " in made
     assert "**Not run yet:**" in made
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.paper.protocols import FINE_RATES, PROTOCOLS, RATES, SMALL_BATCH_RATES
+from benchmarks.paper.protocol import FINE_RATES, RATES, SMALL_BATCH_RATES
+from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import result_path
 from benchmarks.paper.tuning import chosen, next_rates, pending, trials
 
