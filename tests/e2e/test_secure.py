@@ -1,4 +1,4 @@
-"""Secure aggregation between real processes, of which a third dies before masking or at the opening, and the server."""
+"""Secure aggregation between real processes, of which a third dies at each of its four steps, and the server."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def at(point: str, nth: int = 1) -> dict:
     return {"point": f"fedwon.{point}", "when": "before", "nth": nth}
 
 
-def test_a_third_is_killed_at_each_step_and_the_sum_is_the_plain_one(fleets, tmp_path):
+def test_a_third_is_killed_before_masking_or_at_the_opening_and_the_sum_is_the_plain_one(fleets, tmp_path):
     """In round 1 one of three dies before it masks its update, in 2 one at the opening of the sum, in 3 the server.
 
     That one dies when all have given their shares away, which none of them does twice for one round.
@@ -83,10 +83,34 @@ def test_a_third_is_killed_at_each_step_and_the_sum_is_the_plain_one(fleets, tmp
         site.end()
         assert not list((fleet.folder / name / "journal").glob("*.header"))
 
-    plain = Plain(fleet, tmp_path)
+    assert sums_of(fleet, tmp_path) == [["metal", "tiles"], list(SITES), list(SITES)]
+
+
+def test_a_third_is_killed_while_keys_are_shared_and_the_sum_is_the_plain_one(fleets, tmp_path):
+    """In round 1 one of three dies when it is asked for its keys, in 2 one when it is to share them."""
+    fleet = fleets(**{**SECURE, "rounds": 2})
+    server = fleet.start_server()
+    dying = {"paper": at("client.secure:_set_up"), "tiles": at("client.secure:_share_keys", 2)}
+    sites = {}
+    for name in SITES:
+        fleet.site(name, limits={"least_sum": 2})
+        sites[name] = fleet.start_site(name, "--until-finished", fault=dying.get(name))
+    for name in dying:
+        sites[name].end(-signal.SIGKILL)
+        sites[name] = fleet.start_site(name, "--until-finished")
+    server.end()
+    for site in sites.values():
+        site.end()
+    # who comes back before the others have waited for it is asked anew for keys, but has none of its own to share
+    assert sums_of(fleet, tmp_path) == [list(SITES), ["metal", "paper"]]
+
+
+def sums_of(fleet, base):
+    """Who counted in each round, whose model is to be exactly the sum of these sites' plain updates."""
+    plain = Plain(fleet, base)
     counted = [manifest["sites"] for manifest in plain.manifests if manifest["round"]]
-    assert counted == [["metal", "tiles"], list(SITES), list(SITES)]
     for number, names in enumerate(counted, 1):
         made = plain.model(number)
         for name, values in plain.moved(number, names):
             assert made[name].numpy().tobytes() == values.tobytes(), (number, name)
+    return counted

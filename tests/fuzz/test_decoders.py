@@ -86,7 +86,7 @@ def test_every_module_that_decodes_is_fuzzed():
     }  # fmt: skip
     own = {
         "client/link/health.py": "an answer of this box's own client, over a socket in its folder",
-        "client/limits.py": "the site's own count of rounds",
+        "client/day_count.py": "the site's own count of rounds",
         "client/virtual.py": "a folder that the simulation made in this process",
         "server/backups/backup.py": "writes archives only",
         "server/engines/dealing.py": "the operator's own images, dealt to the sites of a simulation",

@@ -207,7 +207,7 @@ def test_what_the_package_offers():
         *("ConvBlock", "LinearBlock", "ScaledActivation", "UnknownNormalizationError"),
         *("ModelConfig", "UnknownModelError", "available_models", "build_model", "register", "TORCHVISION"),
         *("AlexNet", "DigitCNN", "EfficientNetB0", "MobileNetV2", "ResNet18", "fold"),
-        *("freeze_statistics", "local_names", "standardize_weights"),
+        *("freeze_statistics", "local_names", "standardize_weights", "trainable_names"),
         *("ChannelAffine", "Finding", "OffsetWSConv2d", "convert", "detect", "explain", "largest_difference"),
         *("ConversionError", "NeedsExamplesError", "NotConvertibleError", "OtherFunctionError"),
         *("StatisticUse", "functional_statistics", "is_normalization_free", "normalization_layers"),

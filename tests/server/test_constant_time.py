@@ -21,6 +21,7 @@ NO_SECRET = {
     ("client/secure.py", "len(secret) < LEAST_SECRET"),  # at the site itself, of its own file
     ("common/secagg/shamir.py", "len(secret) != SECRET_BYTES"),
     ("common/secagg/shamir.py", "secret >= 2 ** (8 * SECRET_BYTES)"),  # whether shares have a secret at all
+    ("server/secure/sitting.py", "_join([*good[1:], shares[holder]]) != secret"),  # both of shares that it has in hand
     ("server/page/logins.py", "session.password != stamp(self._pki / NAME)"),  # time and size of the password's file
     ("server/page/password.py", "SHORTEST <= len(password) <= LONGEST"),  # a new one, of who types it
     ("server/page/password.py", "len(password) > LONGEST"),
