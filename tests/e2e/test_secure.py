@@ -16,6 +16,7 @@ from fedwon.server.engines.in_process import InProcessGrid
 from fedwon.server.rounds.site_grid import node_id_of
 
 SITES = ("metal", "paper", "tiles")
+FOUR = (*SITES, "wood")
 CLIP = 10.0
 SECURE = {
     "rounds": 3,
@@ -27,8 +28,9 @@ SECURE = {
 class Plain:
     """The same sites in this process, asked for plain updates."""
 
-    def __init__(self, fleet, base) -> None:
-        sites = {name: SiteConfig(data=DataConfig(path=str(fleet.folder / f"{name}.npz")), threads=1) for name in SITES}
+    def __init__(self, fleet, base, names) -> None:
+        sites = {name: SiteConfig(data=DataConfig(path=str(fleet.folder / f"{name}.npz")), threads=1) for name in names}
+        self.names = names
         self.fleet, self.grid = fleet, InProcessGrid(sites, base)
         self.run = fleet.runs()[-1]
         self.manifests = [json.loads(path.read_text()) for path in sorted(self.run.glob("round-*.json"))]
@@ -40,12 +42,14 @@ class Plain:
         config, classes = self.fleet.config.run, tuple(self.manifests[0]["classes"])
         task = TaskConfig.of(config, run=self.run.name, server_round=number, classes=classes)
         content = RecordDict({"arrays": self.model(number - 1), "config": ConfigRecord(task.flat())})
-        asked = [Message(content, dst_node_id=node_id_of(name), message_type="train") for name in SITES]
-        return dict(zip(SITES, (reply.content["arrays"] for reply in self.grid.send_and_receive(asked)), strict=True))
+        asked = [Message(content, dst_node_id=node_id_of(name), message_type="train") for name in self.names]
+        return dict(
+            zip(self.names, (reply.content["arrays"] for reply in self.grid.send_and_receive(asked)), strict=True)
+        )
 
-    def moved(self, number, counted):
+    def moved(self, number, counted, masking):
         """The model of a round as the sum of these sites' fixed-point numbers makes it, added up in the open."""
-        base, updates, numbers = self.model(number - 1), self.updates(number), FixedPoint(CLIP, len(SITES))
+        base, updates, numbers = self.model(number - 1), self.updates(number), FixedPoint(CLIP, masking)
         for name, array in base.items():
             start, total = array.numpy(), np.zeros(array.numpy().size, dtype=np.uint32)
             for site in counted:
@@ -83,17 +87,18 @@ def test_a_third_is_killed_before_masking_or_at_the_opening_and_the_sum_is_the_p
         site.end()
         assert not list((fleet.folder / name / "journal").glob("*.header"))
 
-    assert sums_of(fleet, tmp_path) == [["metal", "tiles"], list(SITES), list(SITES)]
+    assert sums_of(fleet, tmp_path, SITES, (3, 3, 3)) == [["metal", "tiles"], list(SITES), list(SITES)]
 
 
-def test_a_third_is_killed_while_keys_are_shared_and_the_sum_is_the_plain_one(fleets, tmp_path):
-    """In round 1 one of three dies when it is asked for its keys, in 2 one when it is to share them."""
-    fleet = fleets(**{**SECURE, "rounds": 2})
+def test_one_is_killed_while_keys_are_shared_and_the_sum_is_the_plain_one(fleets, tmp_path):
+    """In round 1 one of four dies when it is asked for its keys, in 2 one when it is to share them."""
+    participation = {**SECURE["participation"], "minimum": 4, "quorum": 3}
+    fleet = fleets(**{**SECURE, "rounds": 2, "participation": participation})
     server = fleet.start_server()
     dying = {"paper": at("client.secure:_set_up"), "tiles": at("client.secure:_share_keys", 2)}
     sites = {}
-    for name in SITES:
-        fleet.site(name, limits={"least_sum": 2})
+    for name in FOUR:
+        fleet.site(name, limits={"least_sum": 3})
         sites[name] = fleet.start_site(name, "--until-finished", fault=dying.get(name))
     for name in dying:
         sites[name].end(-signal.SIGKILL)
@@ -101,16 +106,19 @@ def test_a_third_is_killed_while_keys_are_shared_and_the_sum_is_the_plain_one(fl
     server.end()
     for site in sites.values():
         site.end()
-    # who comes back before the others have waited for it is asked anew for keys, but has none of its own to share
-    assert sums_of(fleet, tmp_path) == [list(SITES), ["metal", "paper"]]
+    # asked anew for keys, a site that comes back makes new ones; with none to share it is left out of the round
+    assert sums_of(fleet, tmp_path, FOUR, (4, 3)) == [list(FOUR), ["metal", "paper", "wood"]]
 
 
-def sums_of(fleet, base):
-    """Who counted in each round, whose model is to be exactly the sum of these sites' plain updates."""
-    plain = Plain(fleet, base)
+def sums_of(fleet, base, names, masking):
+    """Who of these sites counted in each round, whose model is to be exactly the sum of their plain updates.
+
+    `masking` is how many were asked to mask: a number has room for the sum of so many.
+    """
+    plain = Plain(fleet, base, names)
     counted = [manifest["sites"] for manifest in plain.manifests if manifest["round"]]
-    for number, names in enumerate(counted, 1):
+    for number, (who, most) in enumerate(zip(counted, masking, strict=True), 1):
         made = plain.model(number)
-        for name, values in plain.moved(number, names):
+        for name, values in plain.moved(number, who, most):
             assert made[name].numpy().tobytes() == values.tobytes(), (number, name)
     return counted
