@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from fedwon.client.training.sgd import SGD
+from fedwon.common.recipes import RECIPES
 from fedwon.common.task_settings import TrainingConfig
 from fedwon.models import AdaptiveGradientClipping, WSConv2d, build_model
 from fedwon.models.blocks import LinearKind
@@ -45,6 +46,10 @@ def _ordinary(layer: WSConv2d) -> nn.Conv2d:
     )
 
 
+OPEN = RECIPES["tuned"]["model"]["skip_gain"]
+"""Branches that are open, as fedwon's are: closed ones get gradients so small that computing with them is slow."""
+
+
 def network_of(name: str, form: str) -> nn.Module:
     """A network in one form, with the same random numbers behind its weights each time.
 
@@ -61,6 +66,7 @@ def network_of(name: str, form: str) -> nn.Module:
         image_size=SIZES.get(name, SIZE),
         relu_constant=normalization == "none",
         linear=linear,
+        skip_gain=OPEN,
     )
     return plain(model) if form == "plain" else model
 
