@@ -10,32 +10,27 @@ small as a `compare`: `digit_cnn` at an eighth of its width, 100 images a line, 
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from benchmarks.paper.protocols import DIGIT_DOMAINS
 from benchmarks.paper.sets import ROOT, data_home
+from benchmarks.seeded import command
 from fedwon.client.app import app as client_app
 from fedwon.client.config import SiteConfig
 from fedwon.client.images.domains import discover
 from fedwon.client.training.sending import ARRAYS
 from fedwon.common.config import parse
-from fedwon.common.memory import keep_freed_memory
 from fedwon.common.run_config import RunConfig
 from fedwon.common.update_settings import AdmissionConfig
 from fedwon.server.aggregation.differences import Change, cosines, norm
 from fedwon.server.engines.in_process import InProcessGrid
-from fedwon.server.engines.simulating import versions
 from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
@@ -95,7 +90,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"| images | method | seed | lowest cosine of rounds 1, 2, 3 and so on | rounds with a site below {LEAST} |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: ([*SETS].index(row["images"]), [*RATES].index(row["method"]), row["seed"])):
         values = [f"{value:+.2f}" for value in row["lowest"]]
         below = sum(value < LEAST for value in row["lowest"])
         words = f"{row['images']} | {row['method']} | {row['seed']} | {' '.join(values)}"
@@ -103,20 +98,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def measure(seed: int, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of a seed."""
+    return [run(images, method, seed, rounds) for images in SETS for method in RATES]
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Run all, and keep what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(given)
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    cells = [(images, method, seed) for images in SETS for method in RATES for seed in options.seeds]
-    rows = [run(*cell, options.rounds) for cell in cells]
-    RESULT.write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1) + "\n", encoding="utf-8")
-    print(RESULT.read_text(encoding="utf-8") if options.json else table(rows))
+    command(__doc__, given, rounds=12, measure=measure, table=table, result=RESULT)
 
 
 if __name__ == "__main__":

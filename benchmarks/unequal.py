@@ -10,9 +10,6 @@ with default admission, with the limit of `fedwon.server.admission.pull` taken a
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,23 +19,21 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from sqlalchemy import select
 
 from benchmarks.paper.protocols import DIGIT_DOMAINS
 from benchmarks.paper.sets import ROOT, data_home
 from benchmarks.robustness.hostile import Attack, HostileApp, flipped, scaled
+from benchmarks.seeded import command
 from fedwon.client.app import app as client_app
 from fedwon.client.config import DataConfig, SiteConfig
 from fedwon.common.config import parse
-from fedwon.common.memory import keep_freed_memory
 from fedwon.common.run_config import RunConfig
 from fedwon.common.surveys import Survey
 from fedwon.server.admission.outliers import Candidate
 from fedwon.server.admission.pull import HeldBack, held_back
 from fedwon.server.admission.rows import QuarantineRow
 from fedwon.server.engines.in_process import InProcessGrid
-from fedwon.server.engines.simulating import versions
 from fedwon.server.runs.federating import federate
 from fedwon.server.store import Store
 
@@ -184,19 +179,14 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def measure(seed: int, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of a seed."""
+    return [run(name, seed, rounds) for name in CASES]
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Run all, and keep what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(given)
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    rows = [run(name, seed, options.rounds) for seed in options.seeds for name in CASES]
-    RESULT.write_text(json.dumps({"rows": rows, "versions": versions()}, indent=1) + "\n", encoding="utf-8")
-    print(RESULT.read_text(encoding="utf-8") if options.json else table(rows))
+    command(__doc__, given, rounds=8, measure=measure, table=table, result=RESULT)
 
 
 if __name__ == "__main__":

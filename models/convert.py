@@ -28,7 +28,6 @@ from torch.nn.parameter import is_lazy
 from fedwon.models.absorb import absorbing_conv, absorbing_linear, affine_layer
 from fedwon.models.calls import normalization_kernels, replace_call
 from fedwon.models.findings import Finding, explain
-from fedwon.models.fold import replace_modules
 from fedwon.models.measuring import measure
 from fedwon.models.survey import Site, remainder, survey
 
@@ -228,6 +227,23 @@ def _rebuilt(
     for module, mode in modes.items():
         graphs.get(module, module).training = mode
     return rebuilt
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in place of others, in place, wherever these are registered.
+
+    Args:
+        model: The root; changed, unless it is itself replaced.
+        replacements: New module by old module, by identity.
+
+    Returns:
+        The root: ``model``, or what replaces it.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():  # noqa: SLF001 - named_children leaves out the second of a shared
+            if child is not None and child in replacements:
+                parent._modules[name] = replacements[child]  # noqa: SLF001
+    return replacements.get(model, model)
 
 
 def _parameter_of(root: nn.Module) -> Tensor:

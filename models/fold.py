@@ -6,7 +6,6 @@ package is not installed. It is for inference: trained further, its weights are 
 """
 
 import copy
-from collections.abc import Mapping
 
 from torch import nn
 
@@ -30,23 +29,6 @@ def fold(model: nn.Module) -> nn.Module:
         if isinstance(layer, WSConv2d | WSLinear):
             memo[id(layer)] = _plain(layer, memo)
     return copy.deepcopy(model, memo)
-
-
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put modules in place of others, in place, wherever these are registered.
-
-    Args:
-        model: The root; changed, unless it is itself replaced.
-        replacements: New module by old module, by identity.
-
-    Returns:
-        The root: ``model``, or what replaces it.
-    """
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():  # noqa: SLF001 - named_children leaves out the second of a shared
-            if child is not None and child in replacements:
-                parent._modules[name] = replacements[child]  # noqa: SLF001
-    return replacements.get(model, model)
 
 
 def _plain(layer: WSConv2d | WSLinear, memo: dict[int, object]) -> nn.Module:

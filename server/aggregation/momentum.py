@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def caught_up(
         late = name in moving and floating(array)
         record[name] = _CaughtUp(array, model[name], start[name]) if late else array
         begun[name] = model[name] if late else start[name]
-    return Update(update.site, update.examples, record, update.rounds_late), begun
+    return replace(update, record=record), begun
 
 
 class _Velocity(LazyArray):

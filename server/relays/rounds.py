@@ -6,18 +6,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedwon.common.errors import TaskFailed, TooFewUpdates
-from fedwon.common.flower import set_message_id
 from fedwon.common.methods import METHODS, Method, MethodName
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
-from fedwon.server.admission.rules import refuse_measured
 from fedwon.server.aggregation.combining import Combined, combine, combined_metrics
 from fedwon.server.link.grid import GrpcGrid
 from fedwon.server.rounds.answers import Accepted, Missing, round_of
-from fedwon.server.rounds.site_grid import metrics_of, node_id_of
+from fedwon.server.rounds.evaluation import measurements
+from fedwon.server.rounds.site_grid import metrics_of
 from fedwon.server.rounds.strategy import FedWon
 from fedwon.server.runs.run import Run
 
@@ -130,21 +129,8 @@ def evaluate_below(
         Stopped: the work was broken off.
     """
     grid.wait_for_sites(1)
-    nodes = {node_id_of(site): site for site in grid.sites()}
-    messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(number)) for node in nodes]
-    for message in messages:
-        set_message_id(message, name(nodes[message.metadata.dst_node_id]))
-    surveys = {site: grid.survey(site) for site in nodes.values()} if surveyed else {}  # before it can leave again
-    found, reasons = {}, {**grid.resting(), **dict.fromkeys(nodes.values(), "no answer in time")}
-    for reply in grid.send_and_receive(messages, timeout=timeout):
-        site = nodes[reply.metadata.src_node_id]
-        reason = (
-            reply.error.reason if reply.has_error() else refuse_measured(metrics_of(reply.content), surveys.get(site))
-        )
-        reasons[site] = reason or ""
-        if reason is None:
-            found[site] = metrics_of(reply.content)
-    left_out = "; ".join(f"{site} ({reason.rstrip('.')})" for site, reason in sorted(reasons.items()) if reason)
+    found, reasons = measurements(grid, content, number=number, name=name, timeout=timeout, surveyed=surveyed)
+    left_out = "; ".join(f"{site} ({reason.rstrip('.')})" for site, reason in sorted(reasons.items()))
     if not found:
         raise TooFewUpdates(f"No site of this relay could measure the model: {left_out}.")
     if left_out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from fedwon.common.flower import set_message_id
 from fedwon.common.task_config import TaskConfig
 from fedwon.server.admission.rules import refuse_measured
 from fedwon.server.rounds.site_grid import SiteGrid, metrics_of, node_id_of
+
+NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,47 @@ def evaluate_model(
         surveyed: whether a score on more images than its site says it has does not count (`run.admission.surveyed`).
     """
     content = RecordDict({"arrays": record, "config": ConfigRecord(task.flat())})
-    sites = {node_id_of(site): site for site in grid.sites()}
-    messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(task.round)) for node in sites]
-    for message, site in zip(messages, sites.values(), strict=True):
+    names: list[str] = []
+
+    def _name(site: str) -> str:
         # unlike a training task, an evaluation asked for twice is done twice
-        set_message_id(message, f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
-    names = [message.metadata.message_id for message in messages]
+        names.append(f"{task.run}.r{task.round:04d}.evaluate-{secrets.token_hex(4)}.{site}")
+        return names[-1]
+
+    found, failures = measurements(grid, content, number=task.round, name=_name, timeout=timeout, surveyed=surveyed)
+    grid.committed(task.run, task.round, names)
+    return Evaluation(tuple(score_of(site, found[site]) for site in sorted(found)), failures)
+
+
+def measurements(
+    grid: SiteGrid, content: RecordDict, *, number: int, name: Callable[[str], str], timeout: float, surveyed: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Let every connected site that may work measure a model.
+
+    Args:
+        grid: the sites.
+        content: model and task.
+        number: the round of the model.
+        name: makes the name of a site's task.
+        timeout: seconds to wait at most.
+        surveyed: as of `evaluate_model`.
+
+    Returns:
+        The numbers of each site that measured it, and why the others did not.
+    """
+    sites = {node_id_of(site): site for site in grid.sites()}
+    messages = [Message(content, dst_node_id=node, message_type="evaluate", group_id=str(number)) for node in sites]
+    for message in messages:
+        set_message_id(message, name(sites[message.metadata.dst_node_id]))
     surveys = {site: grid.survey(site) for site in sites.values()} if surveyed else {}  # before it can leave again
-    scores, failures = {}, {**grid.resting(), **dict.fromkeys(sites.values(), "no answer in time")}
+    found, reasons = dict[str, dict[str, float]](), {**grid.resting(), **dict.fromkeys(sites.values(), NO_ANSWER)}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         site = sites[reply.metadata.src_node_id]
-        reason = (
-            reply.error.reason if reply.has_error() else refuse_measured(metrics_of(reply.content), surveys.get(site))
-        )
+        numbers = {} if reply.has_error() else metrics_of(reply.content)
+        reason = reply.error.reason if reply.has_error() else refuse_measured(numbers, surveys.get(site))
         if reason is None:
-            scores[site] = score_of(site, metrics_of(reply.content))
-            del failures[site]
+            found[site] = numbers
+            del reasons[site]
         else:
-            failures[site] = reason
-    grid.committed(task.run, task.round, names)
-    return Evaluation(tuple(scores[site] for site in sorted(scores)), failures)
+            reasons[site] = reason
+    return found, reasons

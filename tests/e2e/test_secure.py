@@ -63,6 +63,21 @@ def at(point: str, nth: int = 1) -> dict:
     return {"point": f"fedwon.{point}", "when": "before", "nth": nth}
 
 
+def started(fleet, names, dying, **limits):
+    """Start sites, some of them to die, each by its name."""
+    for name in names:
+        fleet.site(name, limits=limits)
+    return {name: fleet.start_site(name, "--until-finished", fault=dying.get(name)) for name in names}
+
+
+def start_again(fleet, sites, dying):
+    """Wait for each death, one after the other, and start that site anew."""
+    for name in dying:
+        sites[name].end(-signal.SIGKILL)
+        sites[name] = fleet.start_site(name, "--until-finished")
+        yield name
+
+
 def test_a_third_is_killed_before_masking_or_at_the_opening_and_the_sum_is_the_plain_one(fleets, tmp_path):
     """In round 1 one of three dies before it masks its update, in 2 one at the opening of the sum, in 3 the server.
 
@@ -71,14 +86,8 @@ def test_a_third_is_killed_before_masking_or_at_the_opening_and_the_sum_is_the_p
     fleet = fleets(**SECURE)
     server = fleet.start_server(fault=at("server.secure.sitting:Sitting.masks", 3))
     dying = {"paper": at("client.secure:Masking.mask"), "metal": at("client.secure:_unmask", 2)}
-    sites = {}
-    for name in SITES:
-        fleet.site(name, limits={"least_sum": 2})
-        sites[name] = fleet.start_site(name, "--until-finished", fault=dying.get(name))
-
-    for name in dying:
-        sites[name].end(-signal.SIGKILL)
-        sites[name] = fleet.start_site(name, "--until-finished")
+    sites = started(fleet, SITES, dying, least_sum=2)
+    for name in start_again(fleet, sites, dying):
         sites[name].wait_says("has no keys of this sitting")  # a process has them in memory, and this is another one
 
     server.end(-signal.SIGKILL)
@@ -96,13 +105,8 @@ def test_one_is_killed_while_keys_are_shared_and_the_sum_is_the_plain_one(fleets
     fleet = fleets(**{**SECURE, "rounds": 2, "participation": participation})
     server = fleet.start_server()
     dying = {"paper": at("client.secure:_set_up"), "tiles": at("client.secure:_share_keys", 2)}
-    sites = {}
-    for name in FOUR:
-        fleet.site(name, limits={"least_sum": 3})
-        sites[name] = fleet.start_site(name, "--until-finished", fault=dying.get(name))
-    for name in dying:
-        sites[name].end(-signal.SIGKILL)
-        sites[name] = fleet.start_site(name, "--until-finished")
+    sites = started(fleet, FOUR, dying, least_sum=3)
+    assert [*start_again(fleet, sites, dying)] == [*dying]
     server.end()
     for site in sites.values():
         site.end()

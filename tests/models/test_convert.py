@@ -26,6 +26,7 @@ from fedwon.models.convert import (
     convert,
     detect,
     largest_difference,
+    replace_modules,
 )
 from fedwon.models.findings import explain
 from fedwon.models.offset_conv import OffsetWSConv2d
@@ -238,3 +239,8 @@ def test_offset_conv_starts_as_fedwons_layer():
     torch.testing.assert_close(weight.norm(dim=1), torch.hypot(conv.gain, conv.offset))
     conv.reset_parameters()
     assert not conv.offset.any()
+
+
+def test_replacing_the_root():
+    old, new = nn.ReLU(), nn.Identity()
+    assert replace_modules(old, {old: new}) is new

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedwon.models import NORMALIZATIONS, WSConv2d, available_models, build_model
-from fedwon.models.fold import fold, replace_modules
+from fedwon.models.fold import fold
 
 
 def disturb(model):
@@ -91,8 +91,3 @@ def test_no_random_numbers_are_drawn():
     state = torch.get_rng_state()
     fold(model)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_replacing_the_root():
-    old, new = nn.ReLU(), nn.Identity()
-    assert replace_modules(old, {old: new}) is new

@@ -109,12 +109,12 @@ def test_a_late_update_counts_by_what_it_changed(tmp_path, rule):
 
     def update(site, start, late=0):
         arrays = record(w=start["w"].numpy().astype(np.float64) + moved, s=np.float64([7.0]))
-        return Update(site, 10, stored(tmp_path / site, arrays), late)
+        return Update(site, 10, stored(tmp_path / site, arrays), late, portion=0.25 if late else 1.0)
 
     late = update("late", old, 2)
     pairs = [(update(f"s{number}", model), model) for number in range(6)]
     pairs.append(caught_up(late, old, model, {"w"}))
-    assert pairs[-1][0].rounds_late == 2
+    assert (pairs[-1][0].rounds_late, pairs[-1][0].portion) == (2, 0.25), "held back by admission, it stays so"
     assert pairs[-1][0].record.blob == late.record.blob
     np.testing.assert_array_equal(pairs[-1][1]["w"].numpy(), model["w"].numpy())
     np.testing.assert_array_equal(pairs[-1][1]["s"].numpy(), old["s"].numpy())
