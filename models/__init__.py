@@ -32,6 +32,7 @@ from fedwon.models.efficientnet import EfficientNetB0
 from fedwon.models.findings import Finding, explain
 from fedwon.models.fold import fold
 from fedwon.models.inspection import StatisticUse, functional_statistics, is_normalization_free, normalization_layers
+from fedwon.models.layout import laid_out
 from fedwon.models.mobilenet import MobileNetV2
 from fedwon.models.normalizations import NORMALIZATIONS, Normalization, UnknownNormalizationError
 from fedwon.models.offset_conv import OffsetWSConv2d
@@ -82,6 +83,7 @@ __all__ = [
     "freeze_statistics",
     "functional_statistics",
     "is_normalization_free",
+    "laid_out",
     "largest_difference",
     "local_names",
     "make_style",

@@ -8,6 +8,8 @@ References:
 Without normalization: :mod:`fedwon.models.inverted_residual`.
 """
 
+from typing import ClassVar
+
 from torch import nn
 
 from fedwon.models.inverted_residual import InvertedResidualNetwork, Stage
@@ -31,6 +33,8 @@ class EfficientNetB0(InvertedResidualNetwork):
     Args:
         config: Settings; the width scales all channels.
     """
+
+    channels_last_from: ClassVar[int] = 3
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, _STAGES, nn.SiLU, squeeze=True)

@@ -13,6 +13,7 @@ filters of one sign, i.e. blurring. Whether FedWon does so is not recovered.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -163,6 +164,9 @@ class InvertedResidualNetwork(nn.Module):
         activation: The nonlinearity.
         squeeze: With squeeze and excitation.
     """
+
+    channels_last_from: ClassVar[int] = 1
+    """Images a batch from which it gains by :func:`~fedwon.models.layout.laid_out`."""
 
     def __init__(
         self, config: ModelConfig, stages: Sequence[Stage], activation: type[nn.Module], *, squeeze: bool

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from benchmarks.stepping.forms import CLIPPING, TRAINING, Step, images_of, network_of, step_of, training_step
+from benchmarks.stepping.forms import CLIPPING, TRAINING, Step, images_of, inputs_of, network_of, step_of, training_step
 from benchmarks.stepping.timing import in_turn, milliseconds, ratios, spread
 from fedwon.client.training.sgd import SGD
-from fedwon.models import AdaptiveGradientClipping, fold
+from fedwon.models import AdaptiveGradientClipping, fold, laid_out
 from fedwon.models.clipping import unitwise_norm
 
 BATCHES = (1, 32)
@@ -41,11 +41,19 @@ class Alternative:
     standing: str
 
 
-def channels_last(name: str, batch: int, *, weights: bool) -> Step:
-    """The images, and where asked the weights too, lie pixel by pixel and not channel by channel."""
+def other_layout(name: str, batch: int) -> Step:
+    """The images lie pixel by pixel where they lay channel by channel, and the other way round."""
     model = network_of(name, "standardized")
-    if weights:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, labels = images_of(name, batch)
+    last = laid_out(model, images).is_contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.contiguous_format if last else torch.channels_last)
+    return training_step(model, lambda: model(images), labels, SGD(model.parameters(), TRAINING).step)
+
+
+def all_channels_last(name: str, batch: int) -> Step:
+    """Images and weights lie pixel by pixel."""
+    model = network_of(name, "standardized")
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, labels = images_of(name, batch)
     images = images.contiguous(memory_format=torch.channels_last)
     return training_step(model, lambda: model(images), labels, SGD(model.parameters(), TRAINING).step)
@@ -54,7 +62,7 @@ def channels_last(name: str, batch: int, *, weights: bool) -> Step:
 def autocast(name: str, batch: int) -> Step:
     """Convolutions and matrix products in bfloat16, weights and their standardization in float32."""
     model = network_of(name, "standardized")
-    images, labels = images_of(name, batch)
+    images, labels = inputs_of(model, name, batch)
 
     def _forward() -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -67,7 +75,7 @@ def autocast(name: str, batch: int) -> Step:
 def several_at_once(name: str, batch: int, *, fused: bool) -> Step:
     """SGD on all weights in one call: torch's `foreach` or its `fused` form."""
     model = network_of(name, "standardized")
-    images, labels = images_of(name, batch)
+    images, labels = inputs_of(model, name, batch)
 
     @torch.no_grad()
     def _move() -> None:
@@ -92,7 +100,7 @@ def several_at_once(name: str, batch: int, *, fused: bool) -> Step:
 def clipping_while_moving(name: str, batch: int) -> Step:
     """Clipping without a pass of its own: the factor of each unit goes into the update, no gradient is written."""
     model = network_of(name, "standardized")
-    images, labels = images_of(name, batch)
+    images, labels = inputs_of(model, name, batch)
     clipping = AdaptiveGradientClipping(model, CLIPPING)
     return training_step(model, lambda: model(images), labels, lambda: clip_and_move(model, clipping, TRAINING.lr))
 
@@ -128,7 +136,7 @@ def prediction(name: str, batch: int, *, folded: bool) -> Step:
     """A forward pass for evaluation, with the weights standardized once before or in each pass."""
     model = network_of(name, "standardized").eval()
     model = fold(model) if folded else model
-    images, _ = images_of(name, batch)
+    images, _ = inputs_of(model, name, batch)
 
     def _predict() -> None:
         with torch.inference_mode():
@@ -148,16 +156,17 @@ IN_USE: Mapping[str, Callable[[str, int], Step]] = {
 }
 ALTERNATIVES = (
     Alternative(
-        "images channels_last",
+        "images in the other layout",
         "step",
-        lambda name, batch: channels_last(name, batch, weights=False),
-        "not in use: other kernels, so other bits than those of the results that are kept",
+        other_layout,
+        "channels_last is in use for `mobilenet_v2`, and for `efficientnet_b0` from three images on; for the others it "
+        "is not: at a batch of one they gain nothing, and their kept results would have other bits",
     ),
     Alternative(
         "images and weights channels_last",
         "step",
-        lambda name, batch: channels_last(name, batch, weights=True),
-        "not in use: the same, and a filter's weights no longer lie in a row, so they are copied to be standardized",
+        all_channels_last,
+        "not in use: a filter's weights no longer lie in a row, so they are copied to be standardized",
     ),
     Alternative(
         "bfloat16 autocast",

@@ -17,11 +17,13 @@ AIMS = ((32, "ratio", 1.05), (1, "ratio", 1.15), *((batch, AGAINST, 1.0) for bat
 INTRODUCTION = """\
 Made by `python -m benchmarks.step_time --write` (`benchmarks/results/step_time.json`). One step is forward, backward
 and plain SGD on random images (`digit_cnn` 28 px, `alexnet` 128 px, the others 64 px). The forms are taken in turn in
-one process on one thread, so that whatever else the machine does falls on all alike; ratios are taken turn by turn, and
-what is shown is their median with the quartiles in brackets. "Plain" is the same network with ordinary convolutions and
-nothing in place of the normalization; "with clipping" is WSConv with adaptive clipping; "recipe" is that with
-standardized hidden linear layers too, which is fedwon's default. Peak memory is that of a process that trains one form
-only, some 500 MB of it torch's libraries; from one process to the next it differs by up to 5 %."""
+one process on one thread, so that whatever else the machine does falls on all alike; ratios are taken turn by turn,
+and what is shown is their median with the quartiles in brackets. Images lie in memory as a site lays them out, alike
+for all forms of a network (`mobilenet_v2`, and `efficientnet_b0` from three images on: channels_last). "Plain" is the
+same network with ordinary convolutions and nothing in place of the normalization; "with clipping" is WSConv with
+adaptive clipping; "recipe" is that with standardized hidden linear layers too, which is fedwon's default. Peak memory
+is that of a process that trains one form only, some 500 MB of it torch's libraries; from one process to the next it
+differs by up to 5 %."""
 
 
 def measure(networks: Sequence[str], seconds: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from fedwon.client.training.sgd import SGD
 from fedwon.common.recipes import RECIPES
 from fedwon.common.task_settings import TrainingConfig
-from fedwon.models import AdaptiveGradientClipping, WSConv2d, build_model
+from fedwon.models import AdaptiveGradientClipping, WSConv2d, build_model, laid_out
 from fedwon.models.blocks import LinearKind
 
 SIZES = {"digit_cnn": 28, "alexnet": 128}
@@ -78,8 +78,14 @@ def images_of(name: str, batch: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
 
 
+def inputs_of(model: nn.Module, name: str, batch: int) -> tuple[Tensor, Tensor]:
+    """`images_of`, with the images as a site lays them out for this network."""
+    images, labels = images_of(name, batch)
+    return laid_out(model, images), labels
+
+
 def step_of(model: nn.Module, name: str, form: str, batch: int) -> Step:
-    """A training step as a site takes it: with the client's own SGD.
+    """A training step as a site takes it: with the client's own SGD, and the images as it lays them out.
 
     Args:
         model: As `network_of` makes it; it keeps its gradients between steps, like any that trains.
@@ -87,7 +93,7 @@ def step_of(model: nn.Module, name: str, form: str, batch: int) -> Step:
         form: Of the network; two of `FORMS` clip.
         batch: Images.
     """
-    images, labels = images_of(name, batch)
+    images, labels = inputs_of(model, name, batch)
     optimizer = SGD(model.parameters(), TRAINING)
     clipping = AdaptiveGradientClipping(model, CLIPPING) if form in {"with clipping", "recipe"} else None
 

@@ -26,7 +26,7 @@ from fedwon.client.training.progress import raise_if_cancelled, report
 from fedwon.client.training.sgd import SGD
 from fedwon.common.errors import TaskFailed
 from fedwon.common.task_settings import TrainingConfig
-from fedwon.models import AdaptiveGradientClipping, fold, freeze_statistics
+from fedwon.models import AdaptiveGradientClipping, fold, freeze_statistics, laid_out
 
 EVALUATION_BATCH = 64
 """Images evaluated at once; a matter of speed and memory only."""
@@ -187,7 +187,7 @@ def evaluate(model: nn.Module, images: ImageSet, *, batch_size: int = EVALUATION
         for batch in batches:
             raise_if_cancelled()
             labels = batch.labels
-            logits = network(batch.inputs.to(_device(model))).cpu()
+            logits = network(laid_out(model, batch.inputs.to(_device(model)))).cpu()
             loss_sum += F.cross_entropy(logits.double(), labels, reduction="sum").item()
             examples += labels.bincount(minlength=classes)
             correct += labels[logits.argmax(dim=1) == labels].bincount(minlength=classes)
@@ -224,7 +224,7 @@ class Stepper:
     def step(self, batch: Batch) -> float:
         """Take one step and return the loss before it; none is taken if that is not finite."""
         self.optimizer.forget_gradients()
-        inputs = self.augment(batch.inputs).to(self.device)
+        inputs = laid_out(self.model, self.augment(batch.inputs).to(self.device))
         loss: Tensor = F.cross_entropy(self.model(inputs), batch.labels.to(self.device))
         value = loss.item()
         if math.isfinite(value):

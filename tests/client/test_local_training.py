@@ -269,6 +269,19 @@ def test_evaluation_does_not_depend_on_the_batch_size(normalization: str) -> Non
         assert part.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
+def test_each_batch_is_laid_out_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[nn.Module, int]] = []
+
+    def note(model: nn.Module, images: Tensor) -> Tensor:
+        seen.append((model, len(images)))
+        return images
+
+    monkeypatch.setattr(module, "laid_out", note)
+    model, _ = run(images_of(10), batch=4)
+    evaluate(model, images_of(5), batch_size=3)
+    assert seen == [(model, count) for count in (4, 4, 2, 3, 2)]
+
+
 def test_evaluation_leaves_the_model_as_it_was() -> None:
     model = network("batch")
     before = weights(model)

@@ -210,7 +210,7 @@ def test_what_the_package_offers():
         *("freeze_statistics", "local_names", "standardize_weights", "trainable_names"),
         *("ChannelAffine", "Finding", "OffsetWSConv2d", "convert", "detect", "explain", "largest_difference"),
         *("ConversionError", "NeedsExamplesError", "NotConvertibleError", "OtherFunctionError"),
-        *("StatisticUse", "functional_statistics", "is_normalization_free", "normalization_layers"),
+        *("StatisticUse", "functional_statistics", "is_normalization_free", "normalization_layers", "laid_out"),
     }
     for name in fedwon.models.__all__:
         thing = getattr(fedwon.models, name)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedwon.models import WSConv2d
+from fedwon.models.ws_conv import standardize
 
 EPS = 1e-4
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -202,6 +203,28 @@ def test_forward_and_all_gradients_equal_the_twins(case, seed):
 def test_every_padding_equals_the_twins(mode, padding):
     stride = (1, 1) if padding == "same" else (2, 1)
     check_against_twin(Case(2, 2, 2, 1, (3, 3), stride, (1, 2), padding, mode, (6, 5), bias=True, gain=True), seed=7)
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (6, 4, 1, 1), (6, 1, 3, 3), (1, 4, 3, 3), (6, 1, 1, 5), (6, 7)])
+@pytest.mark.parametrize("last", ["weight", "gradient", "both"])
+def test_the_layout_of_weights_and_gradients_changes_nothing(shape, last):
+    """Torch calls some channels_last weights contiguous, and its kernel takes them for the other layout still."""
+    torch.manual_seed(0)
+    weight, gain, upstream = torch.randn(shape), torch.rand(shape[0]), torch.randn(shape)
+    found = []
+    for by_pixel in (False, True):
+        filters, factors, gradient = weight.clone(), gain.clone().requires_grad_(), upstream
+        if by_pixel and len(shape) == 4:
+            strides = torch.empty(shape, memory_format=torch.channels_last).stride()
+            if last != "gradient":
+                filters = torch.empty_strided(shape, strides).copy_(weight)
+            if last != "weight":
+                gradient = torch.empty_strided(shape, strides).copy_(upstream)
+        filters.requires_grad_()
+        out = standardize(filters, factors, EPS)
+        out.backward(gradient)
+        found.append((out.detach(), filters.grad, factors.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_gradcheck():
