@@ -197,7 +197,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             tune_rounds=20,
             settings=_SMALL,
             rows={
-                **_rows(32, *METHODS),
+                **_rows(32, *METHODS, "fedwon_warmup", "fedavg_warmup", "fedbn_warmup"),
                 **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },

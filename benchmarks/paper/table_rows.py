@@ -22,6 +22,7 @@ NAMES = {
     "fedwon_paper": "fedwon (the paper's listing)",
     "fedavg_unclipped": "fedavg (never clipped, as published)",
     "fedbn_unclipped": "fedbn (never clipped, as published)",
+    **{f"{name}_warmup": f"{name} (warm-up of three rounds)" for name in ("fedwon", "fedavg", "fedbn")},
 }
 
 Runs = list[dict[str, Any]]

@@ -36,6 +36,11 @@ def _constant(training: Mapping[str, Any] | None = None, **model: Any) -> Varian
     return Variant({**form.settings, "training": dict(training or {})}, form.clippings)
 
 
+def _warmed_up(method: str) -> Variant:
+    """A method whose learning rate rises over the first three rounds."""
+    return Variant({"method": method, "training": {"warmup_rounds": 3}})
+
+
 BASELINES = ("fedavg", "fedprox", "fedavg_gn", "fedavg_ln", "fedbn", "silobn", "fixbn", "standalone")
 METHODS = ("fedwon", "fedwon_paper", *BASELINES)
 """The rows of the main tables."""
@@ -63,10 +68,11 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "fedwon_paper": _plain(),
         **{name: Variant({"method": name}) for name in BASELINES},
         **{f"{name}_unclipped": Variant({"method": name}, (None,), tried_as=name) for name in ("fedavg", "fedbn")},
+        **{f"{name}_warmup": _warmed_up(name) for name in ("fedwon", "fedavg", "fedbn")},
         **FORMS,
     }
 )
 """The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
 alone, and `fedwon_constant` that with the ReLU constant. The baselines may be clipped like FedWon, which their authors
-did not do; `..._unclipped` are as published. The forms are the ablation's. `fedwon_momentum` is in no table: it is
-there to be tried."""
+did not do; `..._unclipped` are as published, `..._warmup` show whom a warm-up helps. The forms are the ablation's.
+`fedwon_momentum` is in no table: it is there to be tried."""
