@@ -1,8 +1,8 @@
 """How a batch of images lies in memory while a network computes with it.
 
 A network with depthwise convolutions is trained in three quarters of the time where its images lie pixel by pixel
-(torch's channels_last) and not channel by channel; for one made of wide convolutions it is the other way round
-(``python -m benchmarks.step_time --tried``). The network says from how many images on it gains; layers pass the layout
+(torch's channels_last) and not channel by channel; the others gain little or lose (``python -m benchmarks.step_time
+--tried``). The network says from how many images on it gains; layers pass the layout
 on to one another, and the weights stay as they are. Only rounding differs. Measured, and done, on CPUs.
 """
 

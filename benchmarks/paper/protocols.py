@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.paper.partitions import DomainASite, LabelSkew, SitesADomain
 from benchmarks.paper.protocol import Protocol
-from benchmarks.paper.variants import FORMS, METHODS
+from benchmarks.paper.variants import FORMS, METHODS, WARMED_UP
 from fedwon.common.config import merged
 
 DIGIT_DOMAINS = ("mnist", "mnist_m", "svhn", "synth_like", "usps")
@@ -197,7 +197,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             tune_rounds=20,
             settings=_SMALL,
             rows={
-                **_rows(32, *METHODS, "fedwon_warmup", "fedavg_warmup", "fedbn_warmup"),
+                **_rows(32, *METHODS, *(f"{name}_warmup" for name in WARMED_UP)),
                 **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },

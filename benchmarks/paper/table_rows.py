@@ -14,6 +14,7 @@ from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.running import Spec, result_path
 from benchmarks.paper.scoring import by_domain
 from benchmarks.paper.tuning import chosen, mean_score, rows
+from benchmarks.paper.variants import WARMED_UP
 from fedwon.server.comparison.paired import Difference, Scores, paired
 
 NAMES = {
@@ -22,7 +23,7 @@ NAMES = {
     "fedwon_paper": "fedwon (the paper's listing)",
     "fedavg_unclipped": "fedavg (never clipped, as published)",
     "fedbn_unclipped": "fedbn (never clipped, as published)",
-    **{f"{name}_warmup": f"{name} (warm-up of three rounds)" for name in ("fedwon", "fedavg", "fedbn")},
+    **{f"{name}_warmup": f"{name} (warm-up of three rounds)" for name in WARMED_UP},
 }
 
 Runs = list[dict[str, Any]]

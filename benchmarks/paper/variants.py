@@ -36,6 +36,10 @@ def _constant(training: Mapping[str, Any] | None = None, **model: Any) -> Varian
     return Variant({**form.settings, "training": dict(training or {})}, form.clippings)
 
 
+WARMED_UP = ("fedwon", "fedavg", "fedbn")
+"""Methods that have a row with a warm-up, `..._warmup`."""
+
+
 def _warmed_up(method: str) -> Variant:
     """A method whose learning rate rises over the first three rounds."""
     return Variant({"method": method, "training": {"warmup_rounds": 3}})
@@ -68,7 +72,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "fedwon_paper": _plain(),
         **{name: Variant({"method": name}) for name in BASELINES},
         **{f"{name}_unclipped": Variant({"method": name}, (None,), tried_as=name) for name in ("fedavg", "fedbn")},
-        **{f"{name}_warmup": _warmed_up(name) for name in ("fedwon", "fedavg", "fedbn")},
+        **{f"{name}_warmup": _warmed_up(name) for name in WARMED_UP},
         **FORMS,
     }
 )
