@@ -18,11 +18,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fedwon.common.arrays import StoredRecord, open_record
 from fedwon.common.config import parse
-from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
+from fedwon.common.errors import BrokenFile, ConfigError, MissingExtra, ModelMismatch, NotConvertible
 from fedwon.common.network_state import load_into
 from fedwon.common.task_config import TaskConfig
 from fedwon.common.version import VERSION
-from fedwon.models import Ablation, ConversionError, build_model
+from fedwon.models import Ablation, ConversionError, MissingLibraryError, build_model
 
 MANIFEST = "fedwon"
 MARGIN, SMALL = 4, 10**6
@@ -61,7 +61,8 @@ def network(task: TaskConfig) -> nn.Module:
 
     Raises:
         ConfigError: there is no such network, or not with these settings.
-        NotConvertible: it is torchvision's, and has normalization that has no exact counterpart.
+        MissingExtra: it is of a library that is not installed here.
+        NotConvertible: it is torchvision's or timm's, and has normalization that has no exact counterpart.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
@@ -83,8 +84,16 @@ def network(task: TaskConfig) -> nn.Module:
             raise NotConvertible(
                 f"`model.name: {task.model.name}` has normalization that cannot be taken out."
             ) from error
+        except MissingLibraryError as error:
+            raise missing_library(error) from None
         except ValueError as error:
             raise ConfigError(f"`model.name: {task.model.name}`: {error}.") from error
+
+
+def missing_library(error: MissingLibraryError) -> MissingExtra:
+    """What to tell who names a network of a library that is not installed."""
+    what = str(error)
+    return MissingExtra(f"{what[0].upper()}{what[1:]}.", hint=f"pip install 'fedwon[{error.library}]'")
 
 
 def trained_network(task: TaskConfig, record: StoredRecord) -> nn.Module:

@@ -22,7 +22,7 @@ from fedwon.common.update_settings import AdmissionConfig, AggregationConfig
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """A name that is safe as a file name, in a certificate and in a log line."""
 
-_AS_IT_IS = "torchvision:"
+_AS_IT_IS = ("torchvision:", "timm:")
 
 
 class RunConfig(Settings):

@@ -26,8 +26,9 @@ class ModelConfig(Settings):
     """The network."""
 
     name: str = "digit_cnn"
-    """Which network: `digit_cnn`, `alexnet`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, or one of torchvision's,
-    such as `torchvision:resnet50`; with method `fedwon` the latter needs `pretrained` (docs/convert.md)."""
+    """Which network: `digit_cnn`, `alexnet`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, or one of torchvision's
+    or timm's, such as `torchvision:resnet50` and `timm:regnety_004`; with method `fedwon` these need `pretrained`
+    (docs/convert.md), and timm's need `fedwon[timm]` on the server and at the sites."""
     width: float = Field(default=1.0, gt=0, le=4)
     """Multiplier of the number of channels; 0.25 makes `digit_cnn` fit the smallest edge boxes."""
     relu_constant: bool = False

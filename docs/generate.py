@@ -215,7 +215,7 @@ def _recipes() -> str:
     lines = [
         "## Recipes\n",
         "`run.recipe` chooses a row, for method `fedwon`. It holds where a key is left out; a key that is there wins.",
-        "Converted networks (`torchvision:...`) and other methods have no recipe.\n",
+        "Converted networks (`torchvision:...`, `timm:...`) and other methods have no recipe.\n",
         f"| recipe | {' | '.join(f'`run.{key}`' for key in keys)} |",
         f"|---|{'---|' * len(keys)}",
     ]

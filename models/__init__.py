@@ -36,10 +36,10 @@ from fedwon.models.layout import laid_out
 from fedwon.models.mobilenet import MobileNetV2
 from fedwon.models.normalizations import NORMALIZATIONS, Normalization, UnknownNormalizationError
 from fedwon.models.offset_conv import OffsetWSConv2d
+from fedwon.models.outside_networks import MissingLibraryError, is_outside
 from fedwon.models.registry import ModelConfig, UnknownModelError, available_models, build_model, register
 from fedwon.models.resnet import ResNet18
 from fedwon.models.sharing import freeze_statistics, local_names, standardize_weights, trainable_names
-from fedwon.models.torchvision_networks import PREFIX as TORCHVISION
 from fedwon.models.ws_conv import WSConv2d
 from fedwon.models.ws_linear import WSLinear
 
@@ -47,7 +47,6 @@ __all__ = [
     "GAMMAS",
     "NORMALIZATIONS",
     "RELU_GAMMA",
-    "TORCHVISION",
     "Ablation",
     "AdaptiveGradientClipping",
     "AlexNet",
@@ -58,6 +57,7 @@ __all__ = [
     "EfficientNetB0",
     "Finding",
     "LinearBlock",
+    "MissingLibraryError",
     "MobileNetV2",
     "ModelConfig",
     "NeedsExamplesError",
@@ -83,6 +83,7 @@ __all__ = [
     "freeze_statistics",
     "functional_statistics",
     "is_normalization_free",
+    "is_outside",
     "laid_out",
     "largest_difference",
     "local_names",

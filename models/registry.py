@@ -148,7 +148,7 @@ def build_model(
     The initial weights come from torch's global random generator as it stands: seed or fork it for repeatable ones.
 
     Args:
-        name: One of :func:`available_models`, or one of a family: ``torchvision:resnet18``.
+        name: One of :func:`available_models`, or one of a family: ``torchvision:resnet18``, ``timm:regnety_004``.
         normalization: ``none`` (FedWon), ``batch``, ``group`` or ``layer``.
         num_classes: Outputs of the classifier; > 0.
         width: Factor on the number of channels and hidden features; > 0.

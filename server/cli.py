@@ -248,7 +248,7 @@ def demo(
 
 @app.command()
 def convert(
-    architecture: Annotated[str, typer.Option(help="The network, such as torchvision:resnet18.")],
+    architecture: Annotated[str, typer.Option(help="The network, such as torchvision:resnet18 or timm:regnety_004.")],
     weights: Annotated[Path | None, typer.Option(help="Its pretrained weights, a safetensors file.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
     classes: Annotated[

@@ -1,4 +1,4 @@
-"""`fedwon-server convert`: a pretrained torchvision network from a file, as a file without normalization.
+"""`fedwon-server convert`: a pretrained network of torchvision or timm from a file, as a file without normalization.
 
 The file that comes out explains itself: its header names the architecture, so that :func:`read_converted` needs
 nothing else. Weights come in and go out as safetensors; a pickle is never opened.
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from fedwon.common.arrays import Blob, StoredRecord, open_record, write_record
 from fedwon.common.config import Settings, parse
 from fedwon.common.errors import BrokenFile, ConfigError, ModelMismatch, NotConvertible
+from fedwon.common.model_file import missing_library
 from fedwon.common.network_state import load_into, overlay, record_of
 from fedwon.common.version import VERSION
-from fedwon.models import TORCHVISION, UnknownModelError
+from fedwon.models import MissingLibraryError, UnknownModelError
 from fedwon.models.clipping import final_layer
 from fedwon.models.convert import ConversionError, convert, detect, largest_difference
 from fedwon.models.findings import Finding
-from fedwon.models.torchvision_networks import known_name, original
+from fedwon.models.outside_networks import check_known, image_size, original
 
 MANIFEST = "fedwon.converted"
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"})
@@ -34,8 +35,6 @@ _AS_SAFETENSORS = (
     'Where you trust it: python -c "import torch; from safetensors.torch import save_file; save_file({name: '
     "value.contiguous() for name, value in torch.load('{}', weights_only=True).items()}, 'model.safetensors')\""
 )
-_PROOF_SIZES = {"inception_v3": 299}  # pixels; its auxiliary classifier takes no smaller
-_PROOF_SIZE = 224  # the transformers take no other
 
 
 class ConvertedNetwork(Settings):
@@ -45,7 +44,7 @@ class ConvertedNetwork(Settings):
     version: str
     """Version of fedwon that converted it."""
     architecture: Annotated[str, Field(max_length=100)]
-    """Such as `torchvision:resnet18`."""
+    """Such as `torchvision:resnet18` or `timm:regnety_004`."""
     classes: Annotated[int, Field(ge=1, le=100_000)]
     """Outputs of the network."""
     weights: str
@@ -82,7 +81,7 @@ def convert_file(architecture: str, weights: Path, out: Path, classes: int | Non
     """Convert a network's weights and prove the result on random images.
 
     Args:
-        architecture: Such as `torchvision:resnet18`.
+        architecture: Such as `torchvision:resnet18` or `timm:regnety_004`.
         weights: Safetensors file of the original's state dict.
         out: The file to write; one that is there is replaced.
         classes: Outputs of the network; those of the file if None. With another number the final layer is drawn anew.
@@ -142,8 +141,8 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
     """Build a network, its weights drawn from a fixed seed; nothing is downloaded.
 
     Args:
-        architecture: `torchvision:` and the name of one of torchvision's classifiers.
-        classes: Outputs; torchvision's own number (1000) if None.
+        architecture: `torchvision:` or `timm:`, and the name of one of its classifiers.
+        classes: Outputs; the library's own number (1000 as a rule) if None.
 
     Raises:
         ConfigError: there is no such network.
@@ -156,7 +155,9 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
 
 def _check_name(architecture: str) -> None:
     try:
-        known_name(architecture)
+        check_known(architecture)
+    except MissingLibraryError as error:
+        raise missing_library(error) from None
     except UnknownModelError as error:
         what, _, near = str(error).partition("; ")
         raise ConfigError(f"{what[0].upper()}{what[1:]}.", hint=f"{near[0].upper()}{near[1:]}.") from None
@@ -229,5 +230,5 @@ def _outputs(model: nn.Module) -> int:
 
 
 def _images(architecture: str) -> Tensor:
-    size = _PROOF_SIZES.get(architecture.removeprefix(TORCHVISION), _PROOF_SIZE)
+    size = image_size(architecture)
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from fedwon.common.model_file import MANIFEST, network, read_model, trained_netw
 from fedwon.common.network_state import record_of
 from fedwon.common.run_config import RunConfig
 from fedwon.common.task_config import TaskConfig
-from fedwon.models import TORCHVISION
+from fedwon.models import is_outside
 from fedwon.server.releases.converting import description, open_weights
 
 
@@ -28,11 +28,11 @@ def check_start(config: RunConfig) -> None:
     """
     classes = config.classes or ("a", "b")
     # Without memory, as far as possible: to take normalization out, its values are looked at.
-    with torch.device("cpu" if config.model.name.startswith(TORCHVISION) else "meta"):
+    with torch.device("cpu" if is_outside(config.model.name) else "meta"):
         network(TaskConfig.of(config, run="check", server_round=0, classes=classes))
     if config.pretrained is not None:
         _check_same_network(config, _opened(config.pretrained))
-    elif config.model.name.startswith(TORCHVISION) and config.rules.normalization == "none":
+    elif is_outside(config.model.name) and config.rules.normalization == "none":
         raise ConfigError(
             f"`model.name: {config.model.name}` without batch norm cannot be trained from random weights.",
             hint="Convert pretrained weights (docs/convert.md) and name the file in `pretrained`, or take `resnet18`, "
