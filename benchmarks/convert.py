@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedwon.models.convert import convert, detect, largest_difference
 from fedwon.models.fold import fold
+from fedwon.models.outside_networks import is_outside, original
 from fedwon.server.engines.simulating import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "convert.json"
@@ -32,16 +32,27 @@ NETWORKS = (
     *("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "densenet121"),
     "convnext_tiny",
 )
-TIMM = ("timm:resnet18", "timm:mobilenetv3_small_100", "timm:efficientnet_b0", "timm:densenet121")
+_TIMMS = (
+    *("resnet18", "seresnet18", "skresnet18", "res2net50_26w_4s", "resnest14d", "regnety_004", "densenet121", "dla34"),
+    *("mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "efficientnet_b0", "tf_efficientnet_b0"),
+    *(
+        "mnasnet_100",
+        "fbnetc_100",
+        "ghostnet_100",
+        "lcnet_050",
+        "rexnet_100",
+        "repvgg_a0",
+        "mobileone_s0",
+        "fastvit_t8",
+    ),
+    *("hrnet_w18_small", "cspdarknet53", "vovnet39a", "selecsls42", "legacy_xception"),
+)
+TIMM = tuple(f"timm:{name}" for name in _TIMMS)
 
 
 def build(name: str) -> nn.Module:
     """A network of torchvision's, or of timm's after `timm:`, with random weights."""
-    if name.startswith("timm:"):
-        import timm
-
-        return timm.create_model(name.removeprefix("timm:"))
-    return torchvision.models.get_model(name, weights=None)
+    return original(name if is_outside(name) else f"torchvision:{name}")
 
 
 def with_statistics(model: nn.Module, images: torch.Tensor) -> nn.Module:
