@@ -57,8 +57,7 @@ def _pacs_without(domain: str) -> Protocol:
         tune_rounds=8,
         settings=_PACS,
         rows=_rows(16, "fedwon", "fedavg", "fedbn"),
-        seeds=(1, 2),
-        cut=f"{_PACS_CUT}, two seeds",
+        cut=_PACS_CUT,
     )
 
 
@@ -197,7 +196,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             tune_rounds=20,
             settings=_SMALL,
             rows={
-                **_rows(32, *METHODS, *(f"{name}_warmup" for name in WARMED_UP)),
+                **_rows(32, *METHODS, "fedwon_constant", *(f"{name}_warmup" for name in WARMED_UP)),
                 **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },
@@ -243,7 +242,11 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             rounds=20,
             tune_rounds=8,
             settings=_PACS,
-            rows=_rows(16, *_FOUR, "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
+            rows={
+                **_rows(16, *_FOUR, "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
+                "fedwon": (4, 16),
+                **dict.fromkeys(("fedavg", "fedbn"), (8, 16)),
+            },
             test_every=10,
             selection="best",
             cut=_PACS_CUT,
