@@ -35,16 +35,8 @@ NETWORKS = (
 _TIMMS = (
     *("resnet18", "seresnet18", "skresnet18", "res2net50_26w_4s", "resnest14d", "regnety_004", "densenet121", "dla34"),
     *("mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "efficientnet_b0", "tf_efficientnet_b0"),
-    *(
-        "mnasnet_100",
-        "fbnetc_100",
-        "ghostnet_100",
-        "lcnet_050",
-        "rexnet_100",
-        "repvgg_a0",
-        "mobileone_s0",
-        "fastvit_t8",
-    ),
+    *("mnasnet_100", "fbnetc_100", "ghostnet_100", "lcnet_050", "rexnet_100"),
+    *("repvgg_a0", "mobileone_s0", "fastvit_t8"),
     *("hrnet_w18_small", "cspdarknet53", "vovnet39a", "selecsls42", "legacy_xception"),
 )
 TIMM = tuple(f"timm:{name}" for name in _TIMMS)

@@ -52,7 +52,7 @@ def sites(fleet: Fleet, **environments: dict[str, str]) -> list[Process]:
     return [start(name) for name in SITES]
 
 
-def test_lines_train_on_with_a_network_that_is_converted(fleet, tmp_path, architecture):
+def test_lines_train_on_with_a_network_that_is_converted(fleet, architecture):
     server = fleet.start_server()
     started = sites(fleet)
     server.end()

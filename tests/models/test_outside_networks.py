@@ -15,6 +15,7 @@ from fedwon.models import (
     MissingLibraryError,
     UnknownModelError,
     build_model,
+    convert,
     is_outside,
     largest_difference,
     local_names,
@@ -65,8 +66,6 @@ def test_the_weights_are_drawn_from_torchs_generator(name):
 @pytest.mark.parametrize("name", TIMMS)
 def test_timms_networks_stay_the_same_function_without_an_example(name):
     """A site builds the network by its name alone, and has no images to prove it on."""
-    from fedwon.models import convert
-
     images = torch.randn(8, 3, 64, 64)
     model = with_statistics(original(f"timm:{name}", 4), images)
     assert largest_difference(model, convert(model), images[:2]) < 1e-4
