@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 
-from benchmarks.paper.running import Spec, Watcher
 from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
+from benchmarks.paper.spec import Spec
+from benchmarks.paper.watching import Watcher
 from fedwon.client.config import SiteConfig
 from fedwon.client.images.domains import discover
 from fedwon.common import logs

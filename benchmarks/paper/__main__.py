@@ -16,9 +16,10 @@ from benchmarks.paper.evaluating import evaluate_stored
 from benchmarks.paper.keeping import keep
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import write_page
-from benchmarks.paper.running import RESULTS, Spec, run
+from benchmarks.paper.running import run
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.sources import SOURCES
+from benchmarks.paper.spec import RESULTS, Spec
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import pending, rows, specs
 from benchmarks.paper.variants import VARIANTS

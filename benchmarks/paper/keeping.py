@@ -14,8 +14,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.running import RESULTS, is_trial, run_folder
 from benchmarks.paper.sets import CACHE, ROOT
+from benchmarks.paper.spec import RESULTS, is_trial, run_folder
 from benchmarks.paper.tuning import specs
 from fedwon.client.training.local_state import LocalStates, recall, remember
 from fedwon.common.arrays import write_record

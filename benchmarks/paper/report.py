@@ -16,7 +16,7 @@ from benchmarks.paper.partitions import DomainASite, LabelSkew
 from benchmarks.paper.protocol import SMALL_BATCH, Protocol
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.published import NOT_COMPARABLE, published_average, published_skew, published_table
-from benchmarks.paper.running import RESULTS
+from benchmarks.paper.spec import RESULTS
 from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows
 from benchmarks.paper.tuning import rows
 from benchmarks.paper.verdicts import interval, points, summary

@@ -4,116 +4,35 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from benchmarks.paper.protocol import Protocol
-from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.scoring import scored_images
-from benchmarks.paper.sets import CACHE, ROOT, data_home, with_test_part
-from benchmarks.paper.variants import VARIANTS
-from fedwon.client.config import DataConfig, SiteConfig
+from benchmarks.paper.sets import CACHE, data_home, with_test_part
+from benchmarks.paper.spec import RESULTS, Spec, result_path, run_folder
+from benchmarks.paper.watching import Watcher
+from fedwon.client.config import SiteConfig
 from fedwon.client.images.domains import discover
-from fedwon.client.images.listing import Part
-from fedwon.client.images.opening import SiteData, open_site
-from fedwon.common.config import merged, parse
 from fedwon.common.errors import RunMissing, TooFewUpdates
 from fedwon.common.memory import keep_freed_memory
-from fedwon.common.model_file import read_model
 from fedwon.common.round_settings import ParticipationConfig
-from fedwon.common.run_config import BEFORE_CODECS, RunConfig
 from fedwon.common.update_settings import AdmissionConfig
-from fedwon.server.comparison.scoring import LOCAL, counts, served
+from fedwon.server.comparison.scoring import LOCAL
 from fedwon.server.engines.in_process import InProcessGrid
 from fedwon.server.engines.simulating import versions
-from fedwon.server.rounds.events import Event, RoundCommitted
 from fedwon.server.runs.federating import federate
 from fedwon.server.runs.run import Run
 from fedwon.server.store import MetricRow, Store, TaskRow
 
-RESULTS = ROOT / "benchmarks" / "results" / "paper"
 _SECONDS = "seconds"
 _ANSWERED = frozenset({"received", "averaged", "refused", "late"})
-_TRIAL = re.compile(r"-r\d+-seed\d+$")
-"""As `Spec.key` ends where a spec has rounds of its own."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What tells one run from another.
-
-    Attributes:
-        protocol: a key of `PROTOCOLS`.
-        variant: a key of `VARIANTS`.
-        batch: images a step.
-        lr: learning rate.
-        clipping: lambda of adaptive gradient clipping; None: off.
-        seed: the run's.
-        rounds: rounds; 0: the protocol's. Tuning runs are shorter.
-    """
-
-    protocol: str
-    variant: str
-    batch: int
-    lr: float
-    clipping: float | None
-    seed: int
-    rounds: int = 0
-
-    @property
-    def plan(self) -> Protocol:
-        """The protocol."""
-        return PROTOCOLS[self.protocol]
-
-    @property
-    def key(self) -> str:
-        """Name of the run's files."""
-        clipping = "off" if self.clipping is None else f"{self.clipping:g}"
-        rounds = f"-r{self.rounds}" if self.rounds else ""
-        return f"{self.variant}-b{self.batch}-lr{self.lr:g}-c{clipping}{rounds}-seed{self.seed}"
-
-    @property
-    def config(self) -> RunConfig:
-        """The run's configuration, as an operator would write it.
-
-        Raises:
-            ConfigError: the protocol's settings do not fit.
-        """
-        own = {
-            "name": self.protocol.replace("_", "-"),
-            "seed": self.seed,
-            "rounds": self.rounds or self.plan.rounds,
-            "training": {"batch_size": self.batch, "lr": self.lr, "clipping": self.clipping},
-            "aggregation": {"weights": "uniform"},
-            "traffic": BEFORE_CODECS["traffic"],  # what codecs cost is another table
-        }
-        return parse(
-            RunConfig, merged(self.plan.settings, VARIANTS[self.variant].settings, own), f"protocol {self.protocol}"
-        )
-
-
-def result_path(spec: Spec, results: Path = RESULTS) -> Path:
-    """Where the result of a run is kept; tuning runs apart from the others."""
-    return results / spec.protocol / ("tuning" if spec.rounds else "runs") / f"{spec.key}.json"
-
-
-def is_trial(key: str) -> bool:
-    """Whether a key is that of a tuning run, which is short and was never meant to be a model for others."""
-    return _TRIAL.search(key) is not None
-
-
-def run_folder(spec: Spec, checkpoints: Path = CACHE) -> Path:
-    """Where a run's model, database and what stays at its sites lie."""
-    return checkpoints / "runs" / spec.protocol / spec.key
 
 
 @contextmanager
@@ -257,62 +176,3 @@ def _history(store: Store, run_id: str) -> dict[str, dict[str, list[int]]]:
     return {
         number: dict(sorted(sites.items())) for number, sites in sorted(found.items(), key=lambda item: int(item[0]))
     }
-
-
-class Watcher:
-    """Scores the model now and then, and throws old checkpoints away.
-
-    A tuning run is scored on validation images, at its end; test images are not even opened.
-
-    Args:
-        spec: the run.
-        sites: the data of the sites that train.
-        unseen: domains that none of them has.
-        folder: the run's.
-    """
-
-    def __init__(
-        self, spec: Spec, sites: Mapping[str, DataConfig], unseen: Mapping[str, DataConfig], folder: Path
-    ) -> None:
-        self.spec, self.sites, self.folder = spec, sites, folder / "scores"
-        self.unseen = {} if spec.rounds else unseen
-        self.local = folder / LOCAL
-        self.parts: tuple[Part, ...] = ("validation",) if spec.rounds else ("validation", "test")
-        self._opened: dict[str, SiteData] = {}
-
-    def hear(self, event: Event) -> None:
-        """Take an event in."""
-        if isinstance(event, RoundCommitted) and self._due(event.number):
-            self._score(event.number, event.path)
-
-    def catch_up(self, run: Run) -> None:
-        """Score the newest model of a run that was broken off behind its commit, if it is due and was not scored."""
-        number, record = run.last()
-        if self._due(number) and not self._kept(number).exists():
-            self._score(number, record.blob.path)
-
-    def _due(self, number: int) -> bool:
-        every = 0 if self.spec.rounds else self.spec.plan.test_every
-        return number == self.spec.config.rounds or bool(number and every and number % every == 0)
-
-    def _kept(self, number: int) -> Path:
-        return self.folder / f"{number:04d}.json"
-
-    def _score(self, number: int, path: Path) -> None:
-        task, record = read_model(path)
-        found = {}
-        for site, data in self.sites.items():
-            if site not in self._opened:
-                self._opened[site] = open_site(data, task, Path.cwd())
-            model = served(task, record, self.local, site)
-            images = {part: getattr(self._opened[site], part) for part in self.parts}
-            found[site] = {part: counts(model.network, part_images) for part, part_images in images.items()}
-        for name, data in self.unseen.items():
-            found[name] = {"test": counts(served(task, record, self.local, name).network, scored_images(data, task))}
-        self.folder.mkdir(exist_ok=True)
-        self._kept(number).write_text(json.dumps(found), encoding="utf-8")
-
-    def scores(self) -> dict[str, Any]:
-        """Counts by round, site and part."""
-        files = sorted(self.folder.glob("*.json"))
-        return {str(int(path.stem)): json.loads(path.read_text(encoding="utf-8")) for path in files}

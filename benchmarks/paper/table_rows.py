@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.paper.protocol import Protocol
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.running import Spec, result_path
 from benchmarks.paper.scoring import by_domain
+from benchmarks.paper.spec import Spec, result_path
 from benchmarks.paper.tuning import chosen, mean_score, rows
 from benchmarks.paper.variants import WARMED_UP
 from fedwon.server.comparison.paired import Difference, Scores, paired

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.paper.protocol import Protocol
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.running import RESULTS, Spec, result_path
+from benchmarks.paper.spec import RESULTS, Spec, result_path
 from benchmarks.paper.variants import VARIANTS
 from fedwon.server.comparison.scoring import METRICS
 

@@ -5,7 +5,7 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from benchmarks.paper.keeping import halved, keep, stored
-from benchmarks.paper.running import Spec, result_path, run_folder
+from benchmarks.paper.spec import Spec, result_path, run_folder
 from benchmarks.paper.tuning import trials
 from fedwon.client.training.local_state import LocalStates, remember
 from fedwon.common.arrays import write_record

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.paper.protocol import FINE_RATES, RATES, SMALL_BATCH_RATES
 from benchmarks.paper.protocols import PROTOCOLS
-from benchmarks.paper.running import result_path
+from benchmarks.paper.spec import result_path
 from benchmarks.paper.tuning import chosen, next_rates, pending, trials
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.paper.forms import forms
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.report import section
-from benchmarks.paper.running import Spec, result_path
+from benchmarks.paper.spec import Spec, result_path
 from benchmarks.paper.tuning import trials
 from benchmarks.paper.verdicts import RIVALS, SETS, summary
 from tests.server.comparison.test_paired import score
