@@ -20,19 +20,16 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedwon.common.arrays import StoredRecord
 from fedwon.common.codec import PLAIN, TRAFFIC, named
-from fedwon.common.codec.coding import decode, encode
 from fedwon.common.errors import FedwonError, Stopped, TooFewUpdates
 from fedwon.common.flower import set_message_id
 from fedwon.common.model_file import network
 from fedwon.common.surveys import Survey
 from fedwon.models import local_names, trainable_names
 from fedwon.server.admission.suspension import suspended
-from fedwon.server.aggregation.momentum import caught_up, step
-from fedwon.server.aggregation.private_mean import private_mean, releases_of
-from fedwon.server.aggregation.robust import aggregate
 from fedwon.server.identity.naming import listed
 from fedwon.server.rounds.answers import Accepted, Answers, Missing, round_of
 from fedwon.server.rounds.events import RoundStarted
+from fedwon.server.rounds.next_model import NextModel
 from fedwon.server.rounds.site_grid import SiteGrid, metrics_of, node_id_of
 from fedwon.server.runs.privacy_spent import EPSILON
 from fedwon.server.runs.run import Run
@@ -92,7 +89,7 @@ class FedWon(FedAvg):
         self._late: dict[str, Message] = {}
         trained = network(run.task(0))
         self._local = local_names(trained, run.config.rules.keeps)
-        self._moving = trainable_names(trained) - self._local
+        self._next = NextModel(run, trainable_names(trained) - self._local)
         last = run.last()[1]
         self._reference: ArrayRecord = last
         self._answers = Answers(run, grid, self._shared(self._reference), self._surveys)
@@ -285,35 +282,8 @@ class FedWon(FedAvg):
         self._stop_if(self.tracked.wish)  # the round in hand may never end
 
     def _averaged(self, counting: Sequence[Accepted]) -> ArrayRecord:
-        """Make the updates of a round one; where the server steps, a late one counts by what it changed alone."""
-        rules = self.tracked.config.aggregation
-        pairs = [(one.update, one.start) for one in counting]
-        if rules.steps:
-            pairs = [
-                caught_up(update, start, self._reference, self._moving) if update.rounds_late else (update, start)
-                for update, start in pairs
-            ]
-        return aggregate([update for update, _ in pairs], [start for _, start in pairs], rules, self._types())
-
-    def _stepped(self, number: int, mean: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord | None]:
-        """Return the next model, by default the mean as it is, and what the server's momentum goes on with."""
-        rules = self.tracked.config.aggregation
-        if not rules.steps:
-            return mean, None
-        keeps = rules.server_momentum > 0
-        before = self.tracked.checkpoints.velocity(number - 1) if keeps else None
-        made = step(self._reference, mean, before, self._moving, momentum=rules.server_momentum, lr=rules.server_lr)
-        return made.model, made.velocity if keeps else None
-
-    def _private_mean(self, counting: Sequence[Accepted]) -> tuple[ArrayRecord, dict[str, Any]]:
-        """Make the updates of a round one with noise; return with it what to keep count of."""
-        updates, starts = [one.update for one in counting], [one.start for one in counting]
-        private = self.tracked.config.privacy.sites
-        averaged, clip = private_mean(updates, starts, private, self._types(), self.tracked.clip)
-        return averaged, {"releases": releases_of(updates), "clip": clip}
-
-    def _types(self) -> dict[str, str]:
-        return {name: array.dtype for name, array in self._reference.items()}
+        """Make the updates of a round one."""
+        return self._next.mean(counting, self._reference)
 
     def _commit(
         self, number: int, accepted: Mapping[str, Accepted], missing: Mapping[str, Missing]
@@ -323,31 +293,16 @@ class FedWon(FedAvg):
         if self.tracked.config.privacy.sites.noise is None:
             averaged = self._averaged(counting)
         else:
-            averaged, costs = self._private_mean(counting)
+            averaged, costs = self._next.private_mean(counting, self._reference)
         metrics = self.train_metrics_aggr_fn([one.metrics for one in counting], self.weighted_by_key)
-        # What stays at the sites keeps its first value in the global model: sites start from it.
-        whole = ArrayRecord({name: averaged.get(name, array) for name, array in self._reference.items()})
-        whole, velocity = self._stepped(number, whole)
-        whole, delta = self._as_sites_get_it(number, whole)
+        made = self._next.make(number, averaged, self._reference)
         seconds, tasks = time.monotonic() - self._started, [one.task for one in counting]
         costs["told"] = {one.update.site: spent for one in counting if (spent := _epsilon(one)) is not None}
-        costs |= {"delta": delta, "velocity": velocity, "averaged": tasks}
-        stored = self.tracked.commit(number, whole, seconds=seconds, sites=sites, **costs)
+        costs |= {"delta": made.delta, "velocity": made.velocity, "averaged": tasks}
+        stored = self.tracked.commit(number, made.model, seconds=seconds, sites=sites, **costs)
         self._announce(number, stored)
         self._close(number, missing)
         return stored, metrics
-
-    def _as_sites_get_it(self, number: int, model: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord | None]:
-        """Return the model that counts, and what makes it of the one before.
-
-        A lossy codec changes the model; what it makes is the next global model, for server and sites alike, so nobody
-        trains from other bits than the ones that were committed, and no debt has to be kept.
-        """
-        config = self.tracked.config
-        if config.traffic.down == PLAIN:
-            return model, None
-        delta = encode(model, self._reference, config.traffic.down, f"{config.seed}/{number}").parts
-        return decode(delta, self._reference), delta
 
     def _announce(self, number: int, model: StoredRecord) -> None:
         """Tell the grid how sites may get this model with fewer bytes, if there is a way."""

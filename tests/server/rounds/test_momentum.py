@@ -77,11 +77,11 @@ def test_a_run_is_the_obvious_one(make_run, momentum, lr):
 
 def test_off_gives_the_bits_of_before(make_run, monkeypatch):
     """Nothing of the step is so much as looked at."""
-    from fedwon.server.rounds import strategy
+    from fedwon.server.rounds import next_model
 
     plain = trained(make_run(rounds=3))
-    monkeypatch.setattr(strategy, "step", None)
-    monkeypatch.setattr(strategy, "caught_up", None)
+    monkeypatch.setattr(next_model, "step", None)
+    monkeypatch.setattr(next_model, "caught_up", None)
     off = trained(make_run(rounds=3, aggregation={"server_momentum": 0.0, "server_lr": 1.0}))
     assert all(same(plain.model(number), off.model(number)) for number in range(4))
     assert files(off, "*.velocity") == {}
