@@ -178,8 +178,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 "images": {"max_train": 743, "validation_fraction": 0.05},
             },
             rows={
-                "fedwon": (32,),
+                "fedwon": (8, 32),
                 "fedwon_constant": (1, 2, 32),
+                "fedwon_no_constant": (32,),
                 "fedwon_paper": (32,),
                 "fedavg": (32,),
                 "fedavg_unclipped": (32,),
@@ -196,7 +197,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             tune_rounds=20,
             settings=_SMALL,
             rows={
-                **_rows(32, *METHODS, "fedwon_constant", *(f"{name}_warmup" for name in WARMED_UP)),
+                **_rows(32, *METHODS, "fedwon_constant", "fedwon_no_constant"),
+                **_rows(32, *(f"{name}_warmup" for name in WARMED_UP)),
                 **dict.fromkeys(("fedwon", "fedavg_gn", "fedavg_ln"), (1, 2, 32)),
                 **dict.fromkeys(("fedavg", "fedbn"), (2, 32)),
             },
@@ -244,8 +246,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             settings=_PACS,
             rows={
                 **_rows(16, *_FOUR, "fedwon_paper", "fedavg_unclipped", "fedbn_unclipped"),
-                "fedwon": (4, 16),
-                **dict.fromkeys(("fedavg", "fedbn"), (8, 16)),
+                "fedwon": (2, 4, 16),
+                **dict.fromkeys(("fedavg", "fedbn"), (4, 8, 16)),
             },
             test_every=10,
             selection="best",

@@ -20,6 +20,7 @@ from fedwon.server.comparison.paired import Difference, Scores, paired
 NAMES = {
     "fedwon": "fedwon",
     "fedwon_constant": "fedwon (listing and ReLU constant)",
+    "fedwon_no_constant": "fedwon (recipe without the ReLU constant)",
     "fedwon_paper": "fedwon (the paper's listing)",
     "fedavg_unclipped": "fedavg (never clipped, as published)",
     "fedbn_unclipped": "fedbn (never clipped, as published)",

@@ -67,6 +67,7 @@ FORMS: Mapping[str, Variant] = {
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "fedwon": Variant({"method": "fedwon"}),
+        "fedwon_no_constant": Variant({"method": "fedwon", "model": {"relu_constant": False}}),
         "fedwon_momentum": Variant({"method": "fedwon", "aggregation": {"server_momentum": 0.9}}),
         "fedwon_constant": _plain(relu_constant=True),
         "fedwon_paper": _plain(),
@@ -77,6 +78,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
     }
 )
 """The rows of all tables by name. `fedwon` has fedwon's own recipe, `fedwon_paper` is the paper's listing, a gain
-alone, and `fedwon_constant` that with the ReLU constant. The baselines may be clipped like FedWon, which their authors
-did not do; `..._unclipped` are as published, `..._warmup` show whom a warm-up helps. The forms are the ablation's.
+alone, `fedwon_constant` that with the ReLU constant, and `fedwon_no_constant` the recipe without it. The baselines may
+be clipped like FedWon, which their authors did not do; `..._unclipped` are as published, `..._warmup` show whom a
+warm-up helps. The forms are the ablation's.
 `fedwon_momentum` is in no table: it is there to be tried."""
