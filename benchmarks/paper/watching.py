@@ -19,7 +19,7 @@ from fedwon.server.runs.run import Run
 
 
 class Watcher:
-    """Scores the model now and then, and throws old checkpoints away.
+    """Scores the model now and then.
 
     A tuning run is scored on validation images, at its end; test images are not even opened.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord
@@ -68,7 +68,7 @@ class NextModel:
         averaged, clip = private_mean(updates, starts, self._run.config.privacy.sites, _types(before), self._run.clip)
         return averaged, {"releases": releases_of(updates), "clip": clip}
 
-    def make(self, number: int, averaged: Mapping[str, Any], before: ArrayRecord) -> Made:
+    def make(self, number: int, averaged: ArrayRecord, before: ArrayRecord) -> Made:
         """Make the model of a round's mean, by default the mean as it is.
 
         Args:
