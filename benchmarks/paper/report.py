@@ -6,20 +6,21 @@ Every figure on that page comes from the JSON files; a verdict is what the inter
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import batch_one, lines
 from benchmarks.paper.curves import learning_curve, svg
+from benchmarks.paper.differences import differences
 from benchmarks.paper.forms import forms
 from benchmarks.paper.partitions import DomainASite, LabelSkew
 from benchmarks.paper.protocol import SMALL_BATCH, Protocol
 from benchmarks.paper.protocols import PROTOCOLS
 from benchmarks.paper.published import NOT_COMPARABLE, published_average, published_skew, published_table
 from benchmarks.paper.spec import RESULTS
-from benchmarks.paper.table_rows import Row, best, difference, finished, found_rows
+from benchmarks.paper.table_rows import Row, finished, found_rows
 from benchmarks.paper.tuning import rows
-from benchmarks.paper.verdicts import interval, points, summary
+from benchmarks.paper.verdicts import summary
 from fedwon.server.comparison.scoring import METRICS
 
 CURVES = "curves"
@@ -53,10 +54,10 @@ def _cell(values: Sequence[float]) -> str:
 
 def _line(row: Row, plan: Protocol) -> str:
     metric = METRICS[plan.metric]
-    scores = [score for score in row.scores.values() if score is not None]
     head = f"| {row.label} | {row.batch} | {row.settings} | {', '.join(map(str, row.scores))} |"
-    if len(scores) < len(row.scores):
-        return f"{head} diverged with {len(row.scores) - len(scores)} of {len(row.scores)} seeds |"
+    if row.diverged:
+        return f"{head} diverged with {row.diverged} of {len(row.scores)} seeds |"
+    scores = [score for score in row.scores.values() if score is not None]
     cells = [_cell([metric(score[domain]) for score in scores]) for domain in sorted(scores[0])]
     mean = _cell([statistics.mean(metric(site) for site in score.values()) for score in scores])
     return f"{head} {' | '.join(cells)} | **{mean}** | {_beside(plan, row)} |"
@@ -76,20 +77,6 @@ def _published(plan: Protocol) -> list[str]:
     return published_table(plan.images) if plan.main else []
 
 
-def _differences(plan: Protocol, found: Sequence[Row]) -> Iterator[str]:
-    ours = best(found, plan.ours)
-    for variant in plan.rows:
-        other = best(found, variant)
-        if ours is None or other is None or variant == plan.ours:
-            continue
-        change = difference(ours, other, plan.metric)
-        if change is not None:
-            yield (
-                f"| {other.label}, batch {other.batch} | {points(change)} | {interval(change)} | {change.seeds} | "
-                f"{change.verdict} |"
-            )
-
-
 def section(title: str, protocols: Sequence[str], results: Path = RESULTS) -> str:
     """One protocol, or a group of them, as Markdown."""
     plan = PROTOCOLS[protocols[0]]
@@ -101,10 +88,7 @@ def section(title: str, protocols: Sequence[str], results: Path = RESULTS) -> st
         heads = ["method", "batch", "lr", "clipping", "seeds", *sorted(whole or {}), "mean", "published"]
         text += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(_line(row, plan) for row in found)]
         text += ["", *(f"![Learning curves of {name}]({CURVES}/{name}.svg)" for name in protocols)]
-    if differences := list(_differences(plan, found)):
-        ours = best(found, plan.ours)
-        text += ["", f"`{plan.ours}` at its best batch size by validation ({ours.batch if ours else '-'}), less:", ""]
-        text += [f"| method | points | 95 % interval | seeds | {plan.ours} is |", "|---|---|---|---|---|", *differences]
+    text += differences(plan, found)
     done = {(row.variant, row.batch) for row in found if len(row.scores) == len(plan.seeds)}
     missing = [f"{variant} at {batch}" for variant, batch in wanted if (variant, batch) not in done]
     if missing and plan.absent:

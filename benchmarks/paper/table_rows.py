@@ -73,6 +73,11 @@ class Row:
         """What the table calls it."""
         return NAMES.get(self.variant, self.variant)
 
+    @property
+    def diverged(self) -> int:
+        """How many seeds ended without a model."""
+        return sum(score is None for score in self.scores.values())
+
 
 def test_scores(result: Mapping[str, Any], plan: Protocol) -> dict[str, Any] | None:
     """Test counts by domain of the reported round; of an unseen domain alone, which has no other part."""
