@@ -1,11 +1,11 @@
-"""The command: `python -m benchmarks.paper run|tune|try|report|evaluate|keep|fetch --help`."""
+"""The command: `python -m benchmarks.paper run|tune|try|again|report|evaluate|keep|fetch --help`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from benchmarks.paper.downloads import DOWNLOADS, HOME, fetch_sets, listing
 from benchmarks.paper.evaluating import evaluate_stored
 from benchmarks.paper.keeping import keep
 from benchmarks.paper.protocols import PROTOCOLS
+from benchmarks.paper.repeating import repeat
 from benchmarks.paper.report import write_page
 from benchmarks.paper.running import run
 from benchmarks.paper.sets import CACHE, ROOT
 from benchmarks.paper.sources import SOURCES
-from benchmarks.paper.spec import RESULTS, Spec
+from benchmarks.paper.spec import RESULTS, Spec, result_path
 from benchmarks.paper.tuning import SEED as TRIAL_SEED
 from benchmarks.paper.tuning import pending, rows, specs
 from benchmarks.paper.variants import VARIANTS
@@ -39,6 +40,7 @@ def _arguments() -> argparse.Namespace:
         ("tune", "choose learning rate and clipping of each row on validation images"),
         ("run", "run what is missing of the tables, with the settings that `tune` chose"),
         ("try", "a short run with settings of your own, scored on validation images"),
+        ("again", "repeat runs whose results are kept, and set what comes out beside them, as JSON lines"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--protocol", choices=sorted(PROTOCOLS), action="append", help="default: all")
@@ -86,6 +88,19 @@ def _run(spec: Spec, arguments: argparse.Namespace) -> bool:
     return result is not None
 
 
+def _run_wanted(arguments: argparse.Namespace) -> None:
+    for spec in _wanted(arguments):
+        _run(spec, arguments)
+
+
+def _again(arguments: argparse.Namespace) -> None:
+    for spec in _wanted(arguments):
+        if not result_path(spec, arguments.results).exists():
+            continue
+        found = repeat(spec, results=arguments.results, checkpoints=arguments.checkpoints)
+        print(json.dumps(found or {"run": f"{spec.protocol}/{spec.key}", "state": "elsewhere in hand"}), flush=True)
+
+
 def _tune(arguments: argparse.Namespace) -> None:
     for protocol in arguments.protocol or PROTOCOLS:
         for variant, batch in () if PROTOCOLS[protocol].tuned_as else rows(protocol):
@@ -100,6 +115,43 @@ def _tune_row(protocol: str, variant: str, batch: int, arguments: argparse.Names
             return  # the rest is in other processes' hands
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    write_page(DOCS, arguments.results)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    protocols = arguments.protocol or list(PROTOCOLS)
+    found = evaluate_stored(arguments.data, protocols, arguments.checkpoints)
+    if not found:
+        hint = f"Make some: python -m benchmarks.paper run --protocol {protocols[0]}"
+        raise RunMissing("There is no checkpoint yet.", hint=hint)
+    print(json.dumps(found, indent=1))
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    for folder in keep(arguments.protocol, results=arguments.results, checkpoints=arguments.checkpoints):
+        print(folder)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    if arguments.list or not arguments.set:
+        print(listing(arguments.to))
+        return
+    sys.exit(fetch_sets(arguments.set, arguments.to, arguments.downloads))
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "tune": _tune,
+    "run": _run_wanted,
+    "try": _run_wanted,
+    "again": _again,
+    "report": _report,
+    "evaluate": _evaluate,
+    "keep": _keep,
+    "fetch": _fetch,
+}
+
+
 def main() -> None:
     """Carry out one command.
 
@@ -109,31 +161,7 @@ def main() -> None:
     arguments = _arguments()
     logs.setup("text", "error")
     torch.set_num_threads(1)
-    if arguments.command == "fetch":
-        if arguments.list or not arguments.set:
-            print(listing(arguments.to))
-            return
-        sys.exit(fetch_sets(arguments.set, arguments.to, arguments.downloads))
-    if arguments.command == "report":
-        write_page(DOCS, arguments.results)
-        return
-    if arguments.command == "evaluate":
-        protocols = arguments.protocol or list(PROTOCOLS)
-        found = evaluate_stored(arguments.data, protocols, arguments.checkpoints)
-        if not found:
-            hint = f"Make some: python -m benchmarks.paper run --protocol {protocols[0]}"
-            raise RunMissing("There is no checkpoint yet.", hint=hint)
-        print(json.dumps(found, indent=1))
-        return
-    if arguments.command == "keep":
-        for folder in keep(arguments.protocol, results=arguments.results, checkpoints=arguments.checkpoints):
-            print(folder)
-        return
-    if arguments.command == "tune":
-        _tune(arguments)
-        return
-    for spec in _wanted(arguments):
-        _run(spec, arguments)
+    COMMANDS[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ Made by `python -m benchmarks.paper report` from the JSON files in `benchmarks/r
 python -m benchmarks.paper tune --protocol digits     # learning rate and clipping of each row, by validation images
 python -m benchmarks.paper run --protocol digits      # what is missing of its table; an interrupted run goes on
 python -m benchmarks.paper report                     # this page
+python -m benchmarks.paper again --protocol digits    # its runs once more, beside what is kept; as JSON lines
 python -m benchmarks.paper evaluate --data DIR        # stored checkpoints on other images: k of n by domain, as JSON
 ```
 

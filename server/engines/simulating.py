@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import torch
 from pydantic import Field
 
 from fedwon.client.config import SiteConfig
@@ -170,8 +171,12 @@ def standalone(config: RunConfig, sites: Mapping[str, SiteConfig], name: str, ba
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a figure depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Return what a figure depends on besides its configuration: versions, and the processor's instructions."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def simulation_report(config: SimulationConfig, result: Simulated) -> dict[str, Any]:
