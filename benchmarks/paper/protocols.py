@@ -75,7 +75,7 @@ def _cross_device(share: float) -> Protocol:
             "participation": {"fraction": share},
             "training": {"schedule": "cosine"},
         },
-        rows={"fedwon": (1, 4), "fedavg": (4,), "fedbn": (4,)},
+        rows={"fedwon": (1, 4), "fedavg": (4, 16), "fedbn": (4, 16)},
         cut="digit_cnn at a quarter of its width, 100 images a site, 20 rounds",
     )
 
@@ -143,25 +143,30 @@ _PACS_CUT = "64 px, resnet18 at a quarter of its width, 300 training images a si
 _FOUR = ("fedwon", "fedavg", "fedavg_gn", "fedbn")
 
 
-def _tiles(rounds: int, tune_rounds: int, seeds: tuple[int, ...], **images: Any) -> Protocol:
+def _tiles(*names: str, settings: Mapping[str, Any] = MappingProxyType({}), **given: Any) -> Protocol:
+    """Magnetic tiles under six exposures.
+
+    Args:
+        names: the rows.
+        settings: what is other than in the plain comparison.
+        given: rounds, seeds and the like.
+    """
+    plain = {
+        "images": {"size": 64, "channels": 1},
+        "model": {"name": "digit_cnn", "width": 0.25},
+        "training": {"epochs": 3},  # an epoch of 70 images is nine steps
+    }
     return Protocol(
         "magnetic_tile",
-        main=not images,
-        rounds=rounds,
-        tune_rounds=tune_rounds,
-        settings={
-            "images": {"size": 64, "channels": 1, **images},
-            "model": {"name": "digit_cnn", "width": 0.25},
-            # an epoch of 70 images is nine steps
-            "training": {"epochs": 3, **({"schedule": "cosine"} if images else {})},
-        },
-        rows=_rows(8, "fedwon", "fedwon_constant", "fedwon_paper", "fedavg", "fedavg_gn", "fedbn"),
-        seeds=seeds,
+        main=not settings,
+        settings=merged(plain, settings),
+        rows=_rows(8, *names),
         test_every=5,
         test_share=0.5,  # some defects have four images a line: a fifth of them would decide nothing
         metric="balanced",
         selection="best",
         cut="64 px, digit_cnn at a quarter of its width; the set is not the paper's",
+        **given,
     )
 
 
@@ -253,8 +258,35 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             selection="best",
             cut=_PACS_CUT,
         ),
-        "magnetic_tile": _tiles(40, 15, (1, 2, 3, 4, 5)),
-        "magnetic_tile_each": _tiles(20, 10, (1, 2, 3), standardize="each"),
+        "magnetic_tile": _tiles(
+            "fedwon",
+            "fedwon_constant",
+            "fedwon_paper",
+            "fedavg",
+            "fedavg_gn",
+            "fedbn",
+            rounds=40,
+            tune_rounds=15,
+            seeds=(1, 2, 3, 4, 5),
+        ),
+        "magnetic_tile_each": _tiles(
+            "fedwon",
+            "fedavg",
+            "fedbn",
+            settings={"images": {"standardize": "each"}, "training": {"schedule": "cosine"}},
+            rounds=20,
+            tune_rounds=10,
+        ),
+        "magnetic_tile_mirrored": _tiles(
+            "fedwon",
+            "fedwon_constant",
+            "fedavg",
+            "fedbn",
+            settings={"training": {"augmentation": {"flip_horizontal": True, "flip_vertical": True}}},
+            tuned_as="magnetic_tile",
+            rounds=60,
+            tune_rounds=15,
+        ),
         "ablation": Protocol(
             "digits_five",
             domains=DIGIT_DOMAINS,

@@ -124,7 +124,26 @@ def _what(plan: Protocol) -> str:
     tuned = f" Tuned over {plan.tune_rounds} rounds." if not plan.tuned_as else f" Tuned as {plan.tuned_as}."
     cut = f" Smaller than published: {plan.cut}." if plan.cut else ""
     tested = _LEFT_OUT if plan.group else ""
-    return f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{tested}{tuned}{cut}"
+    return (
+        f"{plan.images}, {network}, {plan.rounds} rounds of {epochs}; {metric} of {choice}.{_shown(plan)}{tested}"
+        f"{tuned}{cut}"
+    )
+
+
+def _shown(plan: Protocol) -> str:
+    """How the images are shown to the network, where that is not as they are."""
+    varied = plan.settings.get("training", {}).get("augmentation", {})
+    turned = varied.get("turn_degrees")
+    sides = [
+        *(["left to right"] if varied.get("flip_horizontal") else []),
+        *(["top to bottom"] if varied.get("flip_vertical") else []),
+    ]
+    ways = [
+        *([f"mirrored {' and '.join(sides)}"] if sides else []),
+        *([f"turned by up to {turned:g} degrees"] if turned else []),
+    ]
+    alone = " Every image is standardized by itself." if plan.settings["images"].get("standardize") == "each" else ""
+    return alone + (f" Training images are {' and '.join(ways)} at random." if ways else "")
 
 
 def curves(protocol: str, results: Path = RESULTS) -> str | None:
