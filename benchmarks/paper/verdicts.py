@@ -15,7 +15,7 @@ SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Digits-Five": ("digits", "digits_small", "digits_many"),
         "Office-Caltech-10": ("office",),
         "PACS": ("pacs",),
-        "magnetic_tile": ("magnetic_tile", "magnetic_tile_each", "magnetic_tile_mirrored"),
+        "magnetic_tile": ("magnetic_tile", "magnetic_tile_each"),
     }
 )
 """The protocols of each image set whose sites are its domains, all of them seen; the first one counts for the set."""

@@ -21,7 +21,6 @@ BATCHES = {
     "pacs": 16,
     "magnetic_tile": 8,
     "magnetic_tile_each": 8,
-    "magnetic_tile_mirrored": 8,
 }
 
 
