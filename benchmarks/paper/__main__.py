@@ -94,9 +94,10 @@ def _run_wanted(arguments: argparse.Namespace) -> None:
 
 
 def _again(arguments: argparse.Namespace) -> None:
-    for spec in _wanted(arguments):
-        if not result_path(spec, arguments.results).exists():
-            continue
+    kept = [spec for spec in _wanted(arguments) if result_path(spec, arguments.results).exists()]
+    if not kept:
+        raise RunMissing("No result of such a run is kept.", hint="docs/results.md has the rows and their seeds.")
+    for spec in kept:
         found = repeat(spec, results=arguments.results, checkpoints=arguments.checkpoints)
         print(json.dumps(found or {"run": f"{spec.protocol}/{spec.key}", "state": "elsewhere in hand"}), flush=True)
 

@@ -48,7 +48,10 @@ def repeat(spec: Spec, *, results: Path = RESULTS, checkpoints: Path = CACHE) ->
         raise RunMissing(f"No result of {spec.protocol}/{spec.key} is kept in {results}.", hint="Make it with `run`.")
     place = checkpoints / AGAIN
     here = run(spec, results=place / "results", checkpoints=place)
-    return None if here is None else side_by_side(spec, json.loads(path.read_text(encoding="utf-8")), here)
+    if here is None:
+        return None
+    result_path(spec, place / "results").unlink(missing_ok=True)  # else the next call would tell of this one's code
+    return side_by_side(spec, json.loads(path.read_text(encoding="utf-8")), here)
 
 
 def side_by_side(spec: Spec, kept: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:

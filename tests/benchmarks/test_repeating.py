@@ -1,14 +1,16 @@
 """A kept run, run again: the same on the same machine, and whatever differs is told."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 
-from benchmarks.paper.repeating import repeat, side_by_side
+from benchmarks.paper.repeating import AGAIN, repeat, side_by_side
 from benchmarks.paper.running import run
-from benchmarks.paper.spec import Spec
+from benchmarks.paper.spec import Spec, result_path
 from fedwon.common.errors import RunMissing
+from tests.benchmarks.test_paper import paper
 from tests.server.comparison.test_paired import score
 
 SPEC = Spec("magnetic_tile", "fedwon", 8, 0.1, 0.16, 1)
@@ -40,6 +42,27 @@ def test_a_run_that_diverged_here_only():
 def test_what_was_never_run_cannot_be_repeated(tmp_path):
     with pytest.raises(RunMissing, match="No result of magnetic_tile"):
         repeat(SPEC, results=tmp_path, checkpoints=tmp_path)
+
+
+def test_an_earlier_repeat_is_not_told_again(tmp_path, monkeypatch):
+    path = result_path(SPEC, tmp_path / "kept")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(result([1] * 10)), encoding="utf-8")
+    made = result_path(SPEC, tmp_path / AGAIN / "results")
+
+    def fresh(spec, *, results, checkpoints):
+        assert not made.exists()
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch()
+        return result([1] * 5 + [0] * 5)
+
+    monkeypatch.setattr("benchmarks.paper.repeating.run", fresh)
+    for _ in range(2):
+        assert repeat(SPEC, results=tmp_path / "kept", checkpoints=tmp_path)["here"] == 50.0
+
+
+def test_asking_for_what_is_not_kept_is_an_error_that_says_so(tmp_path):
+    paper(tmp_path, tmp_path, "again", "--protocol", "magnetic_tile", fails=RunMissing)
 
 
 @pytest.mark.data
